@@ -511,13 +511,15 @@ static void edit_fill_leaf(struct dm_loop_edit *edit, unsigned int *seg,
 	while (have < leaf->nr) {
 		unsigned int n = min(leaf->nr - have, edit->seg[*seg].nr);
 
+		if (!n) {
+			(*seg)++;
+			continue;
+		}
 		memcpy(leaf->ext + have, edit->seg[*seg].ext,
 		       n * sizeof(*leaf->ext));
 		edit->seg[*seg].ext += n;
 		edit->seg[*seg].nr -= n;
 		have += n;
-		if (!edit->seg[*seg].nr)
-			(*seg)++;
 	}
 }
 
