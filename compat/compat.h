@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What older kernels lack.  The main code is written for the newest kernel;
+ * this header is force-included and gives the older ones the same names.
+ * The HAVE_* symbols come from Kbuild.include.
+ */
+#ifndef DM_LOOP_COMPAT_H
+#define DM_LOOP_COMPAT_H
+
+#include <linux/blkdev.h>
+#include <linux/device-mapper.h>
+#include <linux/fileattr.h>
+#include <linux/fs.h>
+#include <linux/srcu.h>
+
+#ifndef CONFIG_SWAP
+#error "dm-loop pins files with S_SWAPFILE, which needs CONFIG_SWAP"
+#endif
+
+/* Before 6.5 block devices were opened with fmode_t. */
+#ifndef BLK_OPEN_WRITE
+#define BLK_OPEN_WRITE FMODE_WRITE
+typedef fmode_t blk_mode_t;
+#endif
+
+/* Before 6.14 there were no pre-content (HSM) watchers. */
+#ifndef FMODE_FSNOTIFY_HSM
+#define FMODE_FSNOTIFY_HSM(mode) false
+#endif
+
+/*
+ * srcu_down_read() came in 6.3.  The functions below are what it calls:
+ * like srcu_read_lock(), but the other half may run in another context.
+ */
+#ifndef HAVE_SRCU_DOWN_READ
+static inline int srcu_down_read(struct srcu_struct *ssp)
+{
+	return __srcu_read_lock(ssp);
+}
+
+static inline void srcu_up_read(struct srcu_struct *ssp, int idx)
+{
+	__srcu_read_unlock(ssp, idx);
+}
+#endif
+
+/* Renamed in 6.17. */
+#ifndef HAVE_FILE_KATTR
+#define file_kattr fileattr
+#endif
+
+#ifndef module_dm
+#define module_dm(name)					\
+static int __init dm_##name##_init(void)		\
+{							\
+	return dm_register_target(&(name##_target));	\
+}							\
+module_init(dm_##name##_init)				\
+static void __exit dm_##name##_exit(void)		\
+{							\
+	dm_unregister_target(&(name##_target));		\
+}							\
+module_exit(dm_##name##_exit)
+#endif
+
+#endif

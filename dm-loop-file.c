@@ -1,0 +1,848 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The backing file: one object for each inode, shared by every table that
+ * maps it.  It pins the file so that nobody else can change where its blocks
+ * are, reads the mapping, and keeps the page cache and the times of the file
+ * in step with what is written past the filesystem.
+ */
+#include <linux/fiemap.h>
+#include <linux/fileattr.h>
+#include <linux/file.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/namei.h>
+#include <linux/pagemap.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "dm-loop.h"
+
+/*
+ * All backing files.  dm_loop_files_lock protects the list and the references
+ * that targets hold; it is the outermost lock of the module, and nothing that
+ * waits for a filesystem is done under it.
+ */
+static LIST_HEAD(dm_loop_files);
+static DEFINE_MUTEX(dm_loop_files_lock);
+
+/* User memory that FIEMAP writes to; about a thousand extents at a time. */
+#define FIEMAP_BYTES SZ_64K
+#define FIEMAP_EXTENTS (FIEMAP_BYTES / sizeof(struct fiemap_extent))
+
+/* What the blocks of such a range are cannot be told, or is not on s_bdev. */
+#define FIEMAP_NOT_BLOCKS (FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | \
+			   FIEMAP_EXTENT_ENCODED | \
+			   FIEMAP_EXTENT_DATA_ENCRYPTED | \
+			   FIEMAP_EXTENT_NOT_ALIGNED | \
+			   FIEMAP_EXTENT_DATA_INLINE | FIEMAP_EXTENT_DATA_TAIL)
+
+static int refuse(const char **why, const char *text, int err)
+{
+	*why = text;
+	return err;
+}
+
+static bool is_xfs(const struct inode *inode)
+{
+	return !strcmp(inode->i_sb->s_type->name, "xfs");
+}
+
+/*
+ * Filesystems whose extents are addresses on s_bdev and stay where they are
+ * under our pin.  Not f2fs (its cleaner moves pinned files too), not btrfs
+ * (logical addresses), not overlayfs (somebody else's).
+ */
+static bool can_map_fs(const struct inode *inode)
+{
+	static const char *const names[] = { "ext2", "ext3", "ext4", "xfs" };
+
+	return inode->i_sb->s_bdev &&
+	       match_string(names, ARRAY_SIZE(names),
+			    inode->i_sb->s_type->name) >= 0;
+}
+
+static int check_inode(struct dm_loop_target *lt, struct inode *inode,
+		       const char **why)
+{
+	struct gendisk *disk = dm_disk(dm_table_get_md(lt->ti->table));
+	u64 blocksize = i_blocksize(inode);
+
+	if (!S_ISREG(inode->i_mode))
+		return refuse(why, "Not a regular file", -EINVAL);
+	if (!i_size_read(inode))
+		return refuse(why, "File is empty", -EINVAL);
+	if (!can_map_fs(inode))
+		return refuse(why, "Filesystem cannot be mapped", -EOPNOTSUPP);
+	if (inode->i_sb->s_bdev->bd_disk == disk)
+		return refuse(why, "File is on this very device", -ELOOP);
+	if (IS_DAX(inode))
+		return refuse(why, "File uses DAX", -EOPNOTSUPP);
+	if (IS_ENCRYPTED(inode))
+		return refuse(why, "File is encrypted", -EOPNOTSUPP);
+	if (IS_VERITY(inode))
+		return refuse(why, "File has fs-verity", -EOPNOTSUPP);
+	if (((u64)lt->start << SECTOR_SHIFT) & (blocksize - 1))
+		return refuse(why,
+			      "Offset is not a multiple of the filesystem's block",
+			      -EINVAL);
+	return 0;
+}
+
+/*
+ * STATX_DIOALIGN says 0 where the filesystem cannot do direct I/O on the
+ * file: on ext4 that is data=journal, inline data and verity (see
+ * ext4_dio_alignment()).  None of these can be written past the filesystem.
+ */
+static int check_file(struct file *file, const char **why)
+{
+	struct inode *inode = file_inode(file);
+	struct file_kattr attr = { };
+	struct kstat stat;
+
+	if (FMODE_FSNOTIFY_HSM(file->f_mode))
+		return refuse(why, "File is watched by a storage manager (HSM)",
+			      -EOPNOTSUPP);
+	if (!vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, 0) &&
+	    (stat.result_mask & STATX_DIOALIGN) && !stat.dio_offset_align)
+		return refuse(why,
+			      "File has journalled or inline data, which cannot be mapped",
+			      -EOPNOTSUPP);
+	/* Its blocks are on another device, and bmap says 0 for all of them. */
+	if (is_xfs(inode) &&
+	    (vfs_fileattr_get(file->f_path.dentry, &attr) ||
+	     (attr.fsx_xflags & FS_XFLAG_REALTIME)))
+		return refuse(why, "File is on the realtime device",
+			      -EOPNOTSUPP);
+	return 0;
+}
+
+/* --- reading the mapping ----------------------------------------------- */
+
+/*
+ * FIEMAP alone is no promise that an address is one on s_bdev.  bmap() must
+ * agree on the first and last block; between them an extent is one piece.
+ * bmap() says 0 for every block of an xfs inode with the reflink flag
+ * (xfs_vm_bmap()): there the whitelist, check_file() and the SHARED flag
+ * decide.
+ */
+static bool bmap_agrees(struct inode *inode, u64 logical, u64 physical)
+{
+	sector_t block = logical >> inode->i_blkbits;
+
+	if (bmap(inode, &block))
+		return false;
+	if (!block)
+		return is_xfs(inode);
+	return block == physical >> inode->i_blkbits;
+}
+
+static enum dm_loop_state extent_state(const struct fiemap_extent *fe)
+{
+	if (fe->fe_flags & FIEMAP_EXTENT_UNWRITTEN)
+		return DM_LOOP_UNWRITTEN;
+	if (fe->fe_flags & FIEMAP_EXTENT_SHARED)
+		return DM_LOOP_SHARED;
+	return DM_LOOP_MAPPED;
+}
+
+/* Append one record of FIEMAP, from byte @pos of the file on. */
+static int add_extent(struct dm_loop_file *lf, struct dm_loop_builder *b,
+		      const struct fiemap_extent *fe, u64 pos,
+		      const char **why)
+{
+	struct inode *inode = lf->inode;
+	u64 size = (u64)b->size << SECTOR_SHIFT;
+	u64 last = fe->fe_length - i_blocksize(inode);
+	enum dm_loop_state state = extent_state(fe);
+	u64 start = max(fe->fe_logical, pos);
+	u64 end = min(fe->fe_logical + fe->fe_length, size);
+	u64 phys = fe->fe_physical + (start - fe->fe_logical);
+
+	if (fe->fe_flags & FIEMAP_NOT_BLOCKS)
+		return refuse(why, "File has a range that is not in blocks of its own",
+			      -EOPNOTSUPP);
+	if (start >= end)
+		return 0;
+	if (state != DM_LOOP_UNWRITTEN &&
+	    (!bmap_agrees(inode, fe->fe_logical, fe->fe_physical) ||
+	     !bmap_agrees(inode, fe->fe_logical + last, fe->fe_physical + last)))
+		return refuse(why, "FIEMAP and bmap do not agree on the file",
+			      -EOPNOTSUPP);
+	if ((phys + (end - start)) >> SECTOR_SHIFT > bdev_nr_sectors(lf->bdev))
+		return refuse(why, "File reaches past the end of its device",
+			      -EUCLEAN);
+	return dm_loop_builder_append(b, start >> SECTOR_SHIFT,
+				      (end - start) >> SECTOR_SHIFT, state,
+				      phys >> SECTOR_SHIFT);
+}
+
+/* One FIEMAP call from *@pos on; moves *@pos, to the end when nothing is left. */
+static int read_extents(struct dm_loop_file *lf, struct dm_loop_builder *b,
+			struct fiemap_extent __user *user, u64 *pos,
+			const char **why)
+{
+	struct inode *inode = lf->inode;
+	u64 size = i_size_read(inode);
+	struct fiemap_extent_info info = {
+		.fi_flags = FIEMAP_FLAG_SYNC,
+		.fi_extents_max = FIEMAP_EXTENTS,
+		.fi_extents_start = user,
+	};
+	struct fiemap_extent fe;
+	unsigned int i;
+	int r;
+
+	r = inode->i_op->fiemap(inode, &info, *pos, size - *pos);
+	for (i = 0; !r && i < info.fi_extents_mapped; i++) {
+		if (copy_from_user(&fe, user + i, sizeof(fe)))
+			return -EFAULT;
+		r = add_extent(lf, b, &fe, *pos, why);
+		*pos = max(*pos, fe.fe_logical + fe.fe_length);
+	}
+	/* FIEMAP_EXTENT_LAST ends the request, not the file: go by the end. */
+	if (!info.fi_extents_mapped)
+		*pos = size;
+	return r;
+}
+
+/*
+ * FIEMAP writes to user memory only (fiemap_fill_next_extent()), so lend it
+ * some of the process that loads or resumes the table.
+ */
+static int read_fiemap(struct dm_loop_file *lf, struct dm_loop_builder *b,
+		       const char **why)
+{
+	u64 size = i_size_read(lf->inode);
+	unsigned long addr;
+	u64 pos = 0;
+	int r = 0;
+
+	addr = vm_mmap(NULL, 0, FIEMAP_BYTES, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	if (IS_ERR_VALUE(addr))
+		return (long)addr;
+	while (!r && pos < size)
+		r = read_extents(lf, b, (struct fiemap_extent __user *)addr,
+				 &pos, why);
+	vm_munmap(addr, FIEMAP_BYTES);
+	return r;
+}
+
+/*
+ * Without user memory (a resume from inside the kernel) ask block by block.
+ * bmap() cannot tell unwritten from hole, which read the same.  Not on xfs,
+ * where 0 may also mean a block of an inode with the reflink flag.
+ */
+static int read_bmap(struct dm_loop_file *lf, struct dm_loop_builder *b,
+		     const char **why)
+{
+	struct inode *inode = lf->inode;
+	unsigned int shift = inode->i_blkbits - SECTOR_SHIFT;
+	sector_t len = 1 << shift;
+	sector_t sector, block;
+	int r = 0;
+
+	if (is_xfs(inode))
+		return refuse(why, "Mapping of xfs can be read in a process only",
+			      -EOPNOTSUPP);
+	for (sector = 0; !r && sector < b->size; sector += len) {
+		block = sector >> shift;
+		r = bmap(inode, &block);
+		if (!r && block)
+			r = dm_loop_builder_append(b, sector,
+						   min(len, b->size - sector),
+						   DM_LOOP_MAPPED,
+						   block << shift);
+		cond_resched();
+	}
+	return r;
+}
+
+static int read_mapping(struct dm_loop_file *lf, const char **why)
+{
+	struct dm_loop_builder b;
+	int r;
+
+	*why = "Cannot read the mapping of the file";
+	dm_loop_builder_init(&b,
+			     i_size_read(lf->inode) >> SECTOR_SHIFT,
+			     GFP_KERNEL);
+	if (current->mm && !(current->flags & PF_KTHREAD))
+		r = read_fiemap(lf, &b, why);
+	else
+		r = read_bmap(lf, &b, why);
+	if (!r)
+		r = dm_loop_builder_finish(&b, &lf->extents);
+	if (r)
+		dm_loop_builder_abort(&b);
+	return r;
+}
+
+/* --- the pin ------------------------------------------------------------ */
+
+/*
+ * While i_writecount is negative nobody can open the file for writing,
+ * truncate it, swap on it, or use the ioctls that move blocks.  Ours is the
+ * only reference when 1 -> -1 succeeds, so nobody has it mapped writable.
+ */
+static int pin_writecount(struct dm_loop_file *lf)
+{
+	struct inode *inode = lf->inode;
+
+	if (!(lf->file->f_mode & FMODE_WRITE))
+		return deny_write_access(lf->file);
+	if (atomic_cmpxchg(&inode->i_writecount, 1, -1) != 1)
+		return -ETXTBSY;
+	return 0;
+}
+
+/* Add, do not set: others may have denied writes on top of us meanwhile. */
+static void unpin_writecount(struct dm_loop_file *lf)
+{
+	if (lf->file->f_mode & FMODE_WRITE)
+		atomic_add(2, &lf->inode->i_writecount);
+	else
+		allow_write_access(lf->file);
+}
+
+/*
+ * FICLONE from the file and dedupe into it need no write access; S_SWAPFILE
+ * alone refuses them.  Where the filesystem cannot remap, it is worth having
+ * only when we never write through the filesystem, which it refuses too.
+ */
+static bool wants_swapfile(const struct dm_loop_file *lf)
+{
+	struct dm_loop_target *lt;
+
+	if (lf->file->f_op->remap_file_range)
+		return true;
+	list_for_each_entry(lt, &lf->targets, node)
+		if (!lt->mapped)
+			return false;
+	return true;
+}
+
+static void clear_swapfile(struct dm_loop_file *lf)
+{
+	struct inode *inode = lf->inode;
+
+	if (!lf->swapfile)
+		return;
+	inode_lock(inode);
+	inode->i_flags &= ~S_SWAPFILE;
+	inode_unlock(inode);
+	lf->swapfile = false;
+}
+
+/* As swapon does it: flag first, then wait for writes that saw it clear. */
+static int pin_swapfile(struct dm_loop_file *lf, const char **why)
+{
+	struct inode *inode = lf->inode;
+	int r;
+
+	inode_lock(inode);
+	if (IS_SWAPFILE(inode)) {
+		inode_unlock(inode);
+		return refuse(why, "File is in use as swap", -EBUSY);
+	}
+	if (wants_swapfile(lf)) {
+		inode->i_flags |= S_SWAPFILE;
+		lf->swapfile = true;
+	}
+	r = inode_drain_writes(inode);
+	inode_unlock(inode);
+	return r ? refuse(why, "Cannot write back the file", r) : 0;
+}
+
+/* Nothing may be cached, and nothing we map may be in an open transaction. */
+static int settle(struct dm_loop_file *lf, const char **why)
+{
+	int r;
+
+	r = invalidate_inode_pages2(lf->file->f_mapping);
+	if (r)
+		return refuse(why, "Cannot drop the file from the page cache", r);
+	r = vfs_fsync(lf->file, 0);
+	if (r)
+		return refuse(why, "Cannot sync the file", r);
+	return 0;
+}
+
+/*
+ * Called with lf->lock.  Reclaim must not come back to us from here: the
+ * device may be suspended with a filesystem on it.
+ */
+static int pin(struct dm_loop_file *lf, const char **why)
+{
+	unsigned int noio = memalloc_noio_save();
+	int r;
+
+	r = pin_writecount(lf);
+	if (r) {
+		refuse(why, "File is open for writing elsewhere", r);
+		goto out;
+	}
+	r = pin_swapfile(lf, why);
+	if (!r)
+		r = settle(lf, why);
+	if (!r)
+		r = check_file(lf->file, why);
+	if (!r)
+		r = read_mapping(lf, why);
+	if (r) {
+		clear_swapfile(lf);
+		unpin_writecount(lf);
+		goto out;
+	}
+	lf->pinned = true;
+out:
+	memalloc_noio_restore(noio);
+	return r;
+}
+
+/* Called with lf->lock and no bio on its way. */
+static void unpin(struct dm_loop_file *lf)
+{
+	unsigned int noio;
+
+	if (!lf->pinned)
+		return;
+	noio = memalloc_noio_save();
+	cancel_delayed_work_sync(&lf->touch);
+	if (test_bit(0, &lf->times_stale))
+		dm_loop_file_touch(lf);
+	if (lf->file->f_mode & FMODE_WRITE)
+		vfs_fsync(lf->file, 0);
+	invalidate_inode_pages2(lf->file->f_mapping);
+	lf->pinned = false;
+	dm_loop_extents_destroy(&lf->extents);
+	clear_swapfile(lf);
+	unpin_writecount(lf);
+	memalloc_noio_restore(noio);
+}
+
+/* --- targets come and go ------------------------------------------------ */
+
+static void close_file(struct file *file)
+{
+	/*
+	 * A deferred remove runs in a kernel thread, where fput() would be
+	 * put off and umount after the remove would say busy.
+	 */
+	if (current->flags & PF_KTHREAD)
+		__fput_sync(file);
+	else
+		fput(file);
+}
+
+/*
+ * Open @lt->path, which must still be the inode @lf is for.  Called with
+ * lf->lock, and no target active.
+ */
+static int open_file(struct dm_loop_target *lt, struct dm_loop_file *lf,
+		     const char **why)
+{
+	int flags = O_LARGEFILE | (dm_loop_writable(lt) ? O_RDWR : O_RDONLY);
+	struct file *file;
+
+	file = filp_open(lt->path, flags, 0);
+	if (IS_ERR(file))
+		return refuse(why, PTR_ERR(file) == -ETXTBSY ?
+			      "File is in use: nobody may write to it" :
+			      "Cannot open the file", PTR_ERR(file));
+	if (file_inode(file) != lf->inode) {
+		close_file(file);
+		return refuse(why, "File was replaced while it was opened",
+			      -ESTALE);
+	}
+	if (lf->file) {
+		unpin(lf);
+		close_file(lf->file);
+	}
+	lf->file = file;
+	return 0;
+}
+
+/* Called with lf->lock: a file that @lt can use, at the price of a reopen. */
+static int need_file(struct dm_loop_target *lt, struct dm_loop_file *lf,
+		     const char **why)
+{
+	if (lf->file && (!dm_loop_writable(lt) ||
+			 (lf->file->f_mode & FMODE_WRITE)))
+		return 0;
+	if (lf->active)
+		return refuse(why,
+			      "File is in use read-only by another device or table: suspend that first",
+			      -ETXTBSY);
+	return open_file(lt, lf, why);
+}
+
+static struct dm_loop_file *alloc_file(struct inode *inode)
+{
+	struct dm_loop_file *lf = kzalloc(sizeof(*lf), GFP_KERNEL);
+
+	if (!lf)
+		return NULL;
+	if (init_srcu_struct(&lf->inflight))
+		goto free;
+	if (dm_loop_worker_init(lf))
+		goto cleanup;
+	ihold(inode);
+	lf->inode = inode;
+	lf->bdev = inode->i_sb->s_bdev;
+	INIT_LIST_HEAD(&lf->targets);
+	mutex_init(&lf->lock);
+	lf->refs = 1;
+	list_add(&lf->node, &dm_loop_files);
+	return lf;
+
+cleanup:
+	cleanup_srcu_struct(&lf->inflight);
+free:
+	kfree(lf);
+	return NULL;
+}
+
+/* The object of @inode, made if there is none.  It keeps no target yet. */
+static struct dm_loop_file *get_file_object(struct inode *inode)
+{
+	struct dm_loop_file *lf;
+
+	mutex_lock(&dm_loop_files_lock);
+	list_for_each_entry(lf, &dm_loop_files, node) {
+		if (lf->inode == inode) {
+			lf->refs++;
+			goto out;
+		}
+	}
+	lf = alloc_file(inode);
+out:
+	mutex_unlock(&dm_loop_files_lock);
+	return lf;
+}
+
+static void put_file_object(struct dm_loop_file *lf)
+{
+	mutex_lock(&dm_loop_files_lock);
+	if (--lf->refs) {
+		mutex_unlock(&dm_loop_files_lock);
+		return;
+	}
+	list_del(&lf->node);
+	mutex_unlock(&dm_loop_files_lock);
+
+	unpin(lf);
+	dm_loop_worker_exit(lf);
+	cleanup_srcu_struct(&lf->inflight);
+	/* The open file keeps the filesystem mounted: close it last. */
+	iput(lf->inode);
+	if (lf->file)
+		close_file(lf->file);
+	kfree(lf);
+}
+
+/*
+ * A range belongs to one device, unless all only read.  The live and the new
+ * table of one device may overlap: only one of them is used.
+ */
+static bool overlaps(const struct dm_loop_target *a,
+		     const struct dm_loop_target *b)
+{
+	if (!dm_loop_writable(a) && !dm_loop_writable(b))
+		return false;
+	if (a->ti->table != b->ti->table &&
+	    dm_table_get_md(a->ti->table) == dm_table_get_md(b->ti->table))
+		return false;
+	return a->start < b->start + b->ti->len &&
+	       b->start < a->start + a->ti->len;
+}
+
+static int check_overlap(struct dm_loop_target *lt, struct dm_loop_file *lf,
+			 const char **why)
+{
+	struct dm_loop_target *other;
+
+	list_for_each_entry(other, &lf->targets, node)
+		if (overlaps(lt, other))
+			return refuse(why,
+				      "Range of the file is in use by another device",
+				      -EBUSY);
+	return 0;
+}
+
+/* Called with lf->lock, pinned: does the mapping fit the target? */
+static int check_range(struct dm_loop_target *lt, struct dm_loop_file *lf,
+		       const char **why)
+{
+	sector_t sectors = i_size_read(lf->inode) >> SECTOR_SHIFT;
+	struct dm_loop_counts n = { };
+
+	if (lt->start >= sectors)
+		return refuse(why, "Offset is past the end of the file", -EINVAL);
+	if (lt->ti->len > sectors - lt->start)
+		return refuse(why, "File is shorter than the table says", -EINVAL);
+	if (!dm_loop_writable(lt))
+		return 0;
+	dm_loop_extents_count(&lf->extents, lt->start, lt->ti->len, &n);
+	if (n.sectors[DM_LOOP_MAPPED] != lt->ti->len)
+		return refuse(why,
+			      "File has holes, unwritten or shared ranges: run dmlosetup --prepare on it",
+			      -EOPNOTSUPP);
+	return 0;
+}
+
+/* Called with lf->lock. */
+static int pin_for(struct dm_loop_target *lt, struct dm_loop_file *lf,
+		   const char **why)
+{
+	int r = 0;
+
+	if (!lf->pinned)
+		r = pin(lf, why);
+	return r ?: check_range(lt, lf, why);
+}
+
+/* Called with lf->lock. */
+static int attach(struct dm_loop_target *lt, struct dm_loop_file *lf,
+		  const char **why)
+{
+	int r;
+
+	r = need_file(lt, lf, why);
+	if (!r)
+		r = check_overlap(lt, lf, why);
+	if (r)
+		return r;
+	list_add(&lt->node, &lf->targets);
+	r = pin_for(lt, lf, why);
+	if (r) {
+		list_del(&lt->node);
+		if (list_empty(&lf->targets))
+			unpin(lf);
+		return r;
+	}
+	/* The user has the file back; the load only proved that it is good. */
+	if (!lf->active && dm_suspended(lt->ti))
+		unpin(lf);
+	return 0;
+}
+
+static int lookup_and_attach(struct dm_loop_target *lt, const struct path *path,
+			     const char **why)
+{
+	struct inode *inode = d_inode(path->dentry);
+	struct dm_loop_file *lf;
+	int r;
+
+	r = check_inode(lt, inode, why);
+	if (r)
+		return r;
+	lf = get_file_object(inode);
+	if (!lf)
+		return refuse(why, "Out of memory", -ENOMEM);
+	mutex_lock(&lf->lock);
+	r = attach(lt, lf, why);
+	mutex_unlock(&lf->lock);
+	if (r)
+		put_file_object(lf);
+	else
+		lt->lf = lf;
+	return r;
+}
+
+/**
+ * dm_loop_file_attach() - find, open, pin and map the file of a target
+ * @lt: the target; @lt->path and @lt->start say what
+ *
+ * The inode is looked up before it is opened: a reload comes while the live
+ * table holds the pin, and an open for writing would fail on that.
+ *
+ * Context: Process context of the ioctl; sleeps, takes dm_loop_files_lock,
+ *	lf->lock and inode locks.
+ * Return: 0, or a negative errno with the reason in @lt->ti->error.
+ */
+int dm_loop_file_attach(struct dm_loop_target *lt)
+{
+	const char *why = NULL;
+	struct path path;
+	int r;
+
+	r = kern_path(lt->path, LOOKUP_FOLLOW, &path);
+	if (r) {
+		lt->ti->error = "Cannot find the file";
+		return r;
+	}
+	r = lookup_and_attach(lt, &path, &why);
+	if (r)
+		lt->ti->error = (char *)why;
+	path_put(&path);
+	return r;
+}
+
+/**
+ * dm_loop_file_detach() - the last of a target
+ * @lt: attached, not active
+ *
+ * Context: Process context or a kernel thread; sleeps, takes lf->lock and
+ *	dm_loop_files_lock.
+ */
+void dm_loop_file_detach(struct dm_loop_target *lt)
+{
+	struct dm_loop_file *lf = lt->lf;
+
+	mutex_lock(&lf->lock);
+	list_del(&lt->node);
+	if (list_empty(&lf->targets))
+		unpin(lf);
+	mutex_unlock(&lf->lock);
+	put_file_object(lf);
+}
+
+/**
+ * dm_loop_file_activate() - make the mapping valid for a target, for preresume
+ * @lt: the target
+ * @why: set to the reason when this fails
+ *
+ * Pins the file and reads its mapping anew unless another active target, or
+ * the load of this one, did.
+ *
+ * Context: Sleeps; under md->suspend_lock, takes lf->lock.
+ * Return: 0, or a negative errno; then nothing has changed.
+ */
+int dm_loop_file_activate(struct dm_loop_target *lt, const char **why)
+{
+	struct dm_loop_file *lf = lt->lf;
+	int r = 0;
+
+	mutex_lock(&lf->lock);
+	if (!lt->active) {
+		r = pin_for(lt, lf, why);
+		if (!r) {
+			lt->active = true;
+			lf->active++;
+		}
+	}
+	mutex_unlock(&lf->lock);
+	return r;
+}
+
+/**
+ * dm_loop_file_deactivate() - a target needs the mapping no more
+ * @lt: the target, with none of its bios under way
+ *
+ * With the last active target the file goes back to its owner, though an
+ * inactive table may be loaded: its resume reads the mapping again.
+ *
+ * Context: Sleeps; takes lf->lock.
+ */
+void dm_loop_file_deactivate(struct dm_loop_target *lt)
+{
+	struct dm_loop_file *lf = lt->lf;
+
+	mutex_lock(&lf->lock);
+	if (lt->active) {
+		lt->active = false;
+		if (!--lf->active)
+			unpin(lf);
+	}
+	mutex_unlock(&lf->lock);
+}
+
+/* --- page cache and times ----------------------------------------------- */
+
+/**
+ * dm_loop_file_cached() - does the page cache hold pages of a range?
+ * @lf: the backing file
+ * @sector: first sector in the file
+ * @sectors: how many
+ *
+ * Context: Any; does not sleep.
+ */
+bool dm_loop_file_cached(const struct dm_loop_file *lf, sector_t sector,
+			 unsigned int sectors)
+{
+	struct address_space *mapping = lf->file->f_mapping;
+	loff_t pos = (loff_t)sector << SECTOR_SHIFT;
+
+	return mapping->nrpages &&
+	       filemap_range_has_page(mapping, pos,
+				      pos + ((loff_t)sectors << SECTOR_SHIFT) - 1);
+}
+
+/**
+ * dm_loop_file_invalidate() - drop the pages of a range from the page cache
+ * @lf: the backing file
+ * @sector: first sector in the file
+ * @sectors: how many
+ *
+ * The pages are clean under our pin, so that there is nothing to lose and
+ * nothing to report.
+ *
+ * Context: Sleeps.
+ */
+void dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
+			     unsigned int sectors)
+{
+	loff_t pos = (loff_t)sector << SECTOR_SHIFT;
+	loff_t last = pos + ((loff_t)sectors << SECTOR_SHIFT) - 1;
+
+	dm_loop_count(lf, DM_LOOP_INVALIDATES);
+	invalidate_inode_pages2_range(lf->file->f_mapping, pos >> PAGE_SHIFT,
+				      last >> PAGE_SHIFT);
+}
+
+/**
+ * dm_loop_file_wrote() - the times of the file are to move
+ * @lf: the backing file
+ *
+ * Context: Any; does not sleep.
+ */
+void dm_loop_file_wrote(struct dm_loop_file *lf)
+{
+	unsigned long now = jiffies;
+	unsigned long next = READ_ONCE(lf->next_touch);
+
+	if (test_bit(0, &lf->times_stale) ||
+	    test_and_set_bit(0, &lf->times_stale))
+		return;
+	queue_delayed_work(lf->wq, &lf->touch,
+			   time_before(now, next) ? next - now : 0);
+}
+
+/**
+ * dm_loop_file_touch_now() - move the times if a write is not yet in them
+ * @lf: the backing file
+ *
+ * Context: Any; does not sleep.
+ */
+void dm_loop_file_touch_now(struct dm_loop_file *lf)
+{
+	if (test_bit(0, &lf->times_stale))
+		mod_delayed_work(lf->wq, &lf->touch, 0);
+}
+
+/**
+ * dm_loop_file_touch() - move mtime, ctime and i_version of the file
+ * @lf: the backing file, open for writing
+ *
+ * A frozen filesystem is left alone, and asked again in a second.
+ *
+ * Context: Sleeps; starts a transaction of the filesystem.  The caller keeps
+ *	reclaim from coming back here (memalloc_noio_save()).
+ */
+void dm_loop_file_touch(struct dm_loop_file *lf)
+{
+	struct super_block *sb = lf->inode->i_sb;
+
+	WRITE_ONCE(lf->next_touch, jiffies + HZ);
+	if (!sb_start_write_trylock(sb)) {
+		queue_delayed_work(lf->wq, &lf->touch, HZ);
+		return;
+	}
+	/* First: a write that comes later must find its own way here. */
+	clear_bit(0, &lf->times_stale);
+	if (!file_update_time(lf->file))
+		dm_loop_count(lf, DM_LOOP_TIMES);
+	sb_end_write(sb);
+}
