@@ -9,6 +9,7 @@ umask 022
 vmdir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck disable=SC2034 # used by the scripts that source this file
 top=$(cd "$vmdir/../.." && pwd)
+# shellcheck disable=SC2034
 build=${DMLOOP_BUILD:-$top/build}
 cache=${DMLOOP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dm-loop}
 
@@ -118,6 +119,7 @@ host_install()
 host_mirror()
 {
 	local what=$1 codename uri
+	# shellcheck source=/dev/null
 	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 	case $what in
 	main) uri=${DMLOOP_MIRROR:-} ;;

@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# What the tests in tests/ are written with. The runner sources it before each
+# test; README.md says how a test looks.
+
+set -Eeuo pipefail
+
+state=/run/dmloop
+mkdir -p "$state"
+
+# ------------------------------------------------------------- how it ends --
+
+# An unexpected failure names its place; without this a test would just stop.
+err_trap()
+{
+	local status=$1 command=$2 i
+	# skip, or a subshell that has said it already
+	[ "$status" != 77 ] || exit 77
+	[ "$BASH_SUBSHELL" = 0 ] || exit "$status"
+	printf 'FAILED with status %s: %s\n' "$status" "$command"
+	for ((i = 1; i < ${#FUNCNAME[@]} - 1; i++)); do
+		printf '   at %s:%s\n' "${BASH_SOURCE[i]##*/}" "${BASH_LINENO[i - 1]}"
+	done
+	exit "$status"
+} >&2
+trap 'err_trap $? "$BASH_COMMAND"' ERR
+
+# fail TEXT: end the test as failed.
+fail()
+{
+	local i
+	printf 'FAILED: %s\n' "$*"
+	for ((i = 1; i < ${#FUNCNAME[@]}; i++)); do
+		printf '   at %s:%s\n' "${BASH_SOURCE[i]##*/}" "${BASH_LINENO[i - 1]}"
+	done
+	trap - ERR
+	exit 1
+} >&2
+
+# skip REASON: end the test, it cannot run here.
+skip()
+{
+	printf '%s\n' "$*" >"$state/skip"
+	exit 77
+}
+
+# note TEXT: say what comes next; the log of the test has it.
+note()
+{
+	printf '== %s\n' "$*" >&2
+}
+
+# -------------------------------------------------------------- assertions --
+
+# check TEXT COMMAND...: the command must succeed.
+check()
+{
+	local text=$1
+	shift
+	if "$@"; then
+		printf 'ok: %s\n' "$text" >&2
+	else
+		fail "$text ($*: status $?)"
+	fi
+}
+
+# same TEXT GOT WANTED: the two words must be equal.
+same()
+{
+	if [ "$2" = "$3" ]; then
+		printf 'ok: %s (%s)\n' "$1" "$2" >&2
+	else
+		fail "$1: got '$2', wanted '$3'"
+	fi
+}
+
+# matches TEXT GOT REGEX: the text must match the extended regular expression.
+matches()
+{
+	if grep -qE -- "$3" <<<"$2"; then
+		printf 'ok: %s\n' "$1" >&2
+	else
+		fail "$1: '$2' does not match '$3'"
+	fi
+}
+
+# What strerror(3) says of the errors that the tests wait for.
+declare -A errno_text=(
+	[EPERM]='Operation not permitted' [ENOENT]='No such file or directory' [EIO]='Input/output error'
+	[ENXIO]='No such device or address' [EBADF]='Bad file descriptor' [EAGAIN]='Resource temporarily unavailable'
+	[ENOMEM]='Cannot allocate memory' [EACCES]='Permission denied' [EBUSY]='Device or resource busy'
+	[EEXIST]='File exists' [ENODEV]='No such device' [ENOTDIR]='Not a directory' [EISDIR]='Is a directory'
+	[EINVAL]='Invalid argument' [ETXTBSY]='Text file busy' [EFBIG]='File too large'
+	[ENOSPC]='No space left on device' [EROFS]='Read-only file system' [ERANGE]='Numerical result out of range'
+	[ENAMETOOLONG]='File name too long' [ELOOP]='Too many levels of symbolic links'
+	[EOVERFLOW]='Value too large for defined data type' [EOPNOTSUPP]='Operation not supported'
+	[EDQUOT]='Disk quota exceeded' [ESTALE]='Stale file handle' [ENOTBLK]='Block device required'
+	[EUCLEAN]='Structure needs cleaning' [ENODATA]='No data available' [ENOKEY]='Required key not available'
+	[EXDEV]='Invalid cross-device link' [EMLINK]='Too many links' [ETIMEDOUT]='Connection timed out'
+	[EFAULT]='Bad address' [EINTR]='Interrupted system call' [E2BIG]='Argument list too long'
+	[ENOTTY]='Inappropriate ioctl for device' [ENOTSUP]='Operation not supported'
+)
+
+# fails WHAT COMMAND...: the command must fail, as said by WHAT: an errno (ETXTBSY),
+# an extended regular expression, or both (ETXTBSY:regex). They are looked for in
+# its output and in what the kernel logged meanwhile. Its output is in $output after.
+fails()
+{
+	local what=$1 errno='' regex='' mark status=0 logged text
+	shift
+	case $what in
+	E[A-Z0-9]*:*) errno=${what%%:*} regex=${what#*:} ;;
+	*) if [[ "$what" =~ ^E[A-Z0-9]+$ ]]; then errno=$what; else regex=$what; fi ;;
+	esac
+	[ -z "$errno" ] || [ -n "${errno_text[$errno]:-}" ] || fail "fails: errno $errno is not in lib.sh"
+	mark=$(kmsg_mark)
+	output=$("$@" 2>&1 </dev/null) || status=$?
+	logged=$(kmsg_since "$mark")
+	text=$output$'\n'$logged
+	[ "$status" != 0 ] || fail "succeeded, but should fail with $what: $* (output: $output)"
+	[ "$status" -lt 128 ] || fail "died with status $status: $* (output: $output)"
+	if [ -n "$errno" ] && ! grep -qF -e "${errno_text[$errno]}" -e "(-$errno)" <<<"$text"; then
+		fail "failed, but not with $errno: $*"$'\n'"$text"
+	fi
+	if [ -n "$regex" ] && ! grep -qE -- "$regex" <<<"$text"; then
+		fail "failed, but without '$regex': $*"$'\n'"$text"
+	fi
+	printf 'ok: fails with %s: %s\n' "$what" "$*" >&2
+}
+
+# ---------------------------------------------------------- the kernel log --
+
+# kmsg_mark: a place in the kernel log, for kmsg_since.
+kmsg_mark()
+{
+	local mark="mark $BASHPID $RANDOM$RANDOM"
+	printf 'dm-loop test: %s\n' "$mark" >/dev/kmsg
+	printf '%s\n' "$mark"
+}
+
+# kmsg_since [MARK]: what the kernel logged since then, or since the test began.
+kmsg_since()
+{
+	local mark=${1:-begin $test_name}
+	dmesg | awk -v mark="dm-loop test: $mark" '
+		substr($0, length($0) - length(mark) + 1) == mark { text = ""; next }
+		/dm-loop test: mark / { next }
+		{ text = text $0 "\n" }
+		END { printf "%s", text }'
+}
+
+# kmsg_has REGEX [MARK]: has the kernel logged it?
+kmsg_has()
+{
+	kmsg_since "${2:-}" | grep -E -- "$1" >/dev/null
+}
+
+# allow_kmsg REGEX: such a line in the kernel log is meant, and no failure.
+allow_kmsg()
+{
+	printf '%s\n' "$1" >>"$state.allow"
+}
+
+# --------------------------------------------------------- random, the same --
+
+# random VARIABLE N: a number from 0 to N-1 (N up to 2^30); the same ones for the same SEED.
+random()
+{
+	printf -v "$1" %d $((((RANDOM << 15) | RANDOM) % $2))
+}
+
+# random_bytes COUNT: bytes to stdout; the same ones for the same SEED (and place in the test).
+random_bytes()
+{
+	pattern write "$RANDOM" 0 "$1"
+}
+
+# pattern write KEY OFFSET BYTES, pattern check KEY OFFSET BYTES: see helpers/pattern.c
+
+# --------------------------------------------------- disks and filesystems --
+
+# disk N: the node of test disk N (0, 1, 2, or 4k: sectors of 4096 bytes).
+disk()
+{
+	local dir
+	for dir in /sys/block/vd*; do
+		if [ "$(<"$dir/serial")" = "disk$1" ]; then
+			printf '/dev/%s\n' "${dir##*/}"
+			return
+		fi
+	done
+	fail "no disk $1 in this guest"
+}
+
+# free_disk: the first test disk that nobody uses.
+free_disk()
+{
+	local n dev
+	for n in 0 1 2; do
+		dev=$(disk "$n")
+		if ! grep -q "^$dev " /proc/mounts /proc/swaps && [ -z "$(ls "/sys/block/${dev#/dev/}/holders")" ]; then
+			printf '%s\n' "$dev"
+			return
+		fi
+	done
+	fail "no test disk is free"
+}
+
+# make_fs TYPE DEVICE [MKFS OPTIONS...]
+make_fs()
+{
+	local type=$1 dev=$2 force=(-f -q)
+	shift 2
+	case $type in
+	ext*) force=(-F -q) ;;
+	vfat) force=() ;;
+	f2fs) force=(-f) ;;
+	xfs) force=(-f -q -K) ;;
+	esac
+	wipefs -q -a "$dev"
+	"mkfs.$type" "${force[@]}" "$@" "$dev" >"$state/mkfs.log" 2>&1 ||
+		fail "mkfs.$type $* $dev: $(cat "$state/mkfs.log")"
+}
+
+# mkfs_mount [-d DISK] [-o MOUNT OPTIONS] TYPE [MKFS OPTIONS...]: a new filesystem on a
+# free test disk; prints where it is mounted. TYPE may be tmpfs too.
+mkfs_mount()
+{
+	local dev='' opts=defaults type dir n=0
+	while [[ "${1:-}" == -[do] ]]; do
+		case $1 in
+		-d) dev=$(disk "$2") ;;
+		-o) opts=$2 ;;
+		esac
+		shift 2
+	done
+	type=$1
+	shift
+	dir=/mnt/$type
+	while mountpoint -q "$dir"; do
+		n=$((n + 1))
+		dir=/mnt/$type-$n
+	done
+	mkdir -p "$dir"
+	if [ "$type" = tmpfs ]; then
+		dev=tmpfs
+	else
+		[ -n "$dev" ] || dev=$(free_disk)
+		make_fs "$type" "$dev" "$@"
+	fi
+	mount -t "$type" -o "$opts" "$dev" "$dir"
+	printf '%s\n' "$dir"
+}
+
+# for_each_fs FUNCTION [TYPE...]: call FUNCTION TYPE MOUNTPOINT on a new filesystem of
+# each type (ext4 and xfs), and clean up after each.
+for_each_fs()
+{
+	local function=$1 type dir
+	shift
+	[ $# -gt 0 ] || set -- ext4 xfs
+	for type; do
+		note "$function on $type"
+		dir=$(mkfs_mount "$type")
+		"$function" "$type" "$dir"
+		cleanup_devices
+	done
+}
+
+# written_file FILE BYTES: a file whose every block is allocated and written, with random
+# bytes, and on the disk.
+written_file()
+{
+	pattern write "$RANDOM" 0 "$2" >"$1"
+	sync -f "$1"
+}
+
+drop_caches()
+{
+	sync
+	echo 3 >/proc/sys/vm/drop_caches
+}
+
+# digest FILE: the SHA-256 of a file or device, read from the disk.
+digest()
+{
+	sha256sum <"$1" | cut -d' ' -f1
+}
+
+# ------------------------------------------------------------- our devices --
+
+# sectors FILE|DEVICE: its size in sectors of 512 bytes.
+sectors()
+{
+	if [ -b "$1" ]; then
+		blockdev --getsz "$1"
+	else
+		echo $(($(stat -L -c %s "$1") / 512))
+	fi
+}
+
+# escape PATH: as the table wants it, with a backslash before bytes that dm's parser would cut at.
+escape()
+{
+	# shellcheck disable=SC2001 # bytes and classes, not a plain replacement
+	LC_ALL=C sed 's/[\\[:space:]\xa0]/\\&/g' <<<"$1"
+}
+
+# loop_table FILE [OFFSET [OPTIONS...]]: the table of a device for the file from that byte on.
+loop_table()
+{
+	local file=$1 offset=${2:-0} size
+	shift
+	[ $# -eq 0 ] || shift
+	size=$(($(sectors "$file") - offset / 512))
+	printf '0 %s loop %s %s%s\n' "$size" "$(escape "$file")" "$offset" "${*:+ $# $*}"
+}
+
+# loop_dev [-r] NAME FILE [OFFSET [OPTIONS...]]: make the device with dmsetup; prints its node.
+loop_dev()
+{
+	local flags=() name
+	if [ "$1" = -r ]; then
+		flags=(-r)
+		shift
+	fi
+	name=$1
+	shift
+	dmsetup create "${flags[@]}" "$name" --table "$(loop_table "$@")"
+	printf '/dev/mapper/%s\n' "$name"
+}
+
+# status_field NAME FIELD: one word of the status line: mode, fstype, pin, extents, mapped,
+# hole, unwritten, shared, or the name of a counter.
+status_field()
+{
+	local words i=4
+	read -r -a words <<<"$(dmsetup status "$1")"
+	[ "${words[2]:-}" = loop ] || fail "$1 is not a loop device: ${words[*]}"
+	case $2 in
+	mode) echo "${words[3]}" ;;
+	fstype) echo "${words[4]}" ;;
+	pin) echo "${words[5]}" ;;
+	extents) echo "${words[6]}" ;;
+	mapped) echo "${words[7]}" ;;
+	hole) echo "${words[8]}" ;;
+	unwritten) echo "${words[9]}" ;;
+	shared) echo "${words[10]}" ;;
+	*)
+		for ((i = 12; i < ${#words[@]}; i += 2)); do
+			if [ "${words[i]}" = "$2" ]; then
+				echo "${words[i + 1]}"
+				return
+			fi
+		done
+		fail "no field $2 in the status of $1: ${words[*]}"
+		;;
+	esac
+}
+
+# ----------------------------------------------------------------- cleaning --
+
+# start_udev: run udev until the end of the test, as a real machine does.
+start_udev()
+{
+	unset DM_DISABLE_UDEV
+	/lib/systemd/systemd-udevd --daemon
+	udevadm trigger
+	udevadm settle
+}
+
+# Unmount, remove, detach whatever a test may have left, in the order that works
+# whatever is stacked on what. Says what does not go away, and then is false.
+cleanup_devices()
+(
+	trap - ERR
+	set +e
+	local try name dir left=''
+	for try in 1 2 3 4 5; do
+		left=
+		# A suspended device blocks everything above it.
+		while read -r name; do
+			dmsetup resume "$name"
+		done < <(dmsetup info -c --noheadings -o name,suspended 2>/dev/null |
+			awk -F: '$2 == "Suspended" { print $1 }')
+		swapoff -a
+		exportfs -ua
+		while read -r dir; do
+			fsfreeze -u "$dir"
+			umount -R "$dir" || { [ "$try" -lt 4 ] || umount -l "$dir"; }
+		done < <(awk '$2 ~ "^/mnt/|^/tmp/" { print $2 }' /proc/mounts | tac | sed 's/\\040/ /g')
+		vgchange -an
+		dmsetup remove_all
+		losetup -D
+		[ -z "$(losetup -a)" ] || left+=" loop devices: $(losetup -a)"
+		grep -qE ' (/mnt|/tmp)/' /proc/mounts && left+=" mounts: $(grep -E ' (/mnt|/tmp)/' /proc/mounts)"
+		if [ "$(dmsetup ls)" != 'No devices found' ]; then
+			left+=" dm devices: $(dmsetup ls)"
+		fi
+		[ -n "$left" ] || exit 0
+		sleep 0.5
+	done >/dev/null 2>&1
+	echo "cannot clean up:$left"
+	exit 1
+)
+
+# After each test, by the runner: also the programs, and the module must go.
+cleanup()
+{
+	local try
+	exportfs -ua 2>/dev/null
+	[ ! -e /proc/fs/nfsd/threads ] || rpc.nfsd 0 2>/dev/null
+	udevadm control --exit 2>/dev/null
+	cleanup_devices || return
+	for try in 1 2 3; do
+		[ -e /sys/module/dm_loop ] || break
+		rmmod dm_loop && break
+		sleep 1
+	done
+	if [ -e /sys/module/dm_loop ]; then
+		echo "the module cannot be unloaded: $(cat /sys/module/dm_loop/refcnt) references"
+		return 1
+	fi
+	# shellcheck disable=SC2115 # exactly those
+	rm -rf "${state:?}"/* /tmp/* /mnt/* 2>/dev/null
+	return 0
+}
