@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Random changes to a table, compared with a model after each of them.
+ *
+ * SEED=n repeats a run, STEPS=n sets its length.
+ */
+#include <time.h>
+
+#include "model.h"
+
+#define SIZE 4093	/* no multiple of anything; up to 16 leaves */
+
+static u64 rnd_state;
+
+/* xorshift64*: the same numbers on every machine */
+static u64 rnd(u64 below)
+{
+	rnd_state ^= rnd_state >> 12;
+	rnd_state ^= rnd_state << 25;
+	rnd_state ^= rnd_state >> 27;
+	return (rnd_state * 0x2545f4914f6cdd1dULL >> 11) % below;
+}
+
+/*
+ * How the steps of a phase look: phases that fragment the table come before
+ * those that clear it up, else it would be half of either all the time.
+ */
+struct phase {
+	const char *name;
+	u64 max_len;
+	unsigned int states;	/* choose from the first so many */
+	u64 places;		/* few: what lies together often merges */
+};
+
+static const struct phase phases[] = {
+	{ "fragment", 1, 4, 1000 },
+	{ "mixed", 16, 4, 2 },
+	{ "long", 700, 4, 2 },
+	{ "fragment", 3, 4, 3 },
+	{ "heal", 64, 2, 1 },
+	{ "fragment", 2, 4, 1000 },
+	{ "wipe", SIZE, 4, 1 },
+};
+
+#define NR_PHASES ARRAY_SIZE(phases)
+
+struct step {
+	u64 start, len, phys;
+	enum dm_loop_state state;
+};
+
+static struct step choose_step(const struct phase *p)
+{
+	struct step s;
+
+	s.len = 1 + rnd(p->max_len);
+	s.start = rnd(SIZE - s.len + 1);
+	s.state = rnd(p->states);
+	/* the same sector lies at one of a few places far apart */
+	s.phys = s.start + rnd(p->places) * 0x100000;
+	if (rnd(4) == 0)	/* begin on a multiple, as file blocks do */
+		s.start = s.start / 8 * 8;
+	return s;
+}
+
+/* Every allocation of a change fails once before the change succeeds. */
+static const char *set_with_failures(struct dm_loop_extents *t,
+				     const struct model *m,
+				     const struct step *s)
+{
+	const char *bad;
+	long n;
+	int err;
+
+	for (n = 1; ; n++) {
+		shim_fail_alloc(n);
+		err = dm_loop_extents_set(t, s->start, s->len, s->state,
+					  s->phys, GFP_KERNEL);
+		if (shim_fail_left() > 0)
+			break;		/* made no n-th allocation */
+		if (err != -ENOMEM)
+			return "success without memory";
+		bad = model_compare(m, t);
+		if (bad)
+			return bad;
+	}
+	shim_fail_alloc(0);
+	return err ? "set failed" : NULL;
+}
+
+static const char *one_step(struct dm_loop_extents *t, struct model *m,
+			    const struct step *s)
+{
+	const char *bad;
+	u64 start = rnd(SIZE), len = rnd(SIZE + 10);
+
+	if (rnd(16) == 0)
+		bad = set_with_failures(t, m, s);
+	else
+		bad = dm_loop_extents_set(t, s->start, s->len, s->state,
+					  s->phys, GFP_KERNEL) ?
+		      "set failed" : NULL;
+	if (bad)
+		return bad;
+	model_set(m, s->start, s->len, s->state, s->phys);
+	bad = model_compare(m, t);
+	return bad ?: model_compare_count(m, t, start, len);
+}
+
+/* A table loaded anew while the old one is there, as a resume does. */
+static const char *reload(struct dm_loop_extents *t, const struct model *m)
+{
+	long n;
+	int err;
+
+	for (n = 1; rnd(2); n += 1 + rnd(3)) {
+		shim_fail_alloc(n);
+		err = model_build(m, t, rnd(2));
+		if (!err && shim_fail_left() <= 0)
+			return "a table built without memory";
+		if (model_compare(m, t))
+			return "not like the model after a failed build";
+	}
+	shim_fail_alloc(0);
+	if (model_build(m, t, rnd(2)))
+		return "building failed";
+	return model_compare(m, t);
+}
+
+static bool run_phase(const struct phase *p, struct dm_loop_extents *t,
+		      struct model *m, u64 steps)
+{
+	u64 i, max_leaves = 0;
+	const char *bad = NULL;
+	struct step s = {};
+
+	for (i = 0; i < steps && !bad; i++) {
+		s = choose_step(p);
+		bad = one_step(t, m, &s);
+		if (table_leaves(t) > max_leaves)
+			max_leaves = table_leaves(t);
+	}
+	if (bad)
+		tap_diag("step %llu: set %llu + %llu state %d phys %llu: %s",
+			 (unsigned long long)i, (unsigned long long)s.start,
+			 (unsigned long long)s.len, s.state,
+			 (unsigned long long)s.phys, bad);
+	else
+		bad = reload(t, m);
+	return tap_ok(!bad,
+		      "%s: steps %llu, at most %llu leaves, now %llu extents%s%s",
+		      p->name, (unsigned long long)i,
+		      (unsigned long long)max_leaves,
+		      (unsigned long long)table_extents(t), bad ? ": " : "",
+		      bad ?: "");
+}
+
+int main(void)
+{
+	u64 seed = tap_env("SEED", (u64)time(NULL)), i;
+	u64 steps = tap_env("STEPS", 21000) / (3 * NR_PHASES);
+	struct dm_loop_extents t = {};
+	struct model m;
+
+	tap_diag("SEED=%llu", (unsigned long long)seed);
+	rnd_state = seed * 2 + 1;
+	model_init(&m, SIZE);
+	tap_ok(!model_build(&m, &t, true) && !model_compare(&m, &t),
+	       "an empty file");
+	for (i = 0; i < 3 * NR_PHASES; i++)
+		if (!run_phase(&phases[i % NR_PHASES], &t, &m, steps))
+			break;
+	dm_loop_extents_destroy(&t);
+	tap_ok(!check_table(&t), "nothing left after destroy");
+	model_free(&m);
+	return tap_done();
+}
