@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * dmlosetup - set up and control dm-loop devices
+ */
+#ifndef DMLOSETUP_H
+#define DMLOSETUP_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#ifndef DMLOSETUP_VERSION
+#define DMLOSETUP_VERSION "unknown"
+#endif
+
+#define SECTOR_SHIFT	9
+#define SECTOR_SIZE	512U
+
+#define TARGET_NAME	"loop"
+#define MODULE_NAME	"dm-loop"
+#define UUID_PREFIX	"LOOP-"
+
+#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
+#define __printf(a, b)	__attribute__((__format__(printf, a, b)))
+
+/* What the command line asks for. */
+enum action {
+	ACT_LIST,		/* no argument, -l, -a, -j */
+	ACT_SHOW_ONE,		/* NAME */
+	ACT_FIND,		/* -f */
+	ACT_ATTACH,		/* -f FILE, NAME FILE */
+	ACT_DETACH,		/* -d NAME... */
+	ACT_DETACH_ALL,		/* -D */
+	ACT_PREPARE,		/* --prepare FILE */
+};
+
+struct options {
+	enum action action;
+	const char *name;	/* NULL: the first free one */
+	const char *file;
+	char **devices;		/* operands of -d, NULL-terminated */
+
+	bool show;
+	bool read_only;
+	bool nooverlap;
+	bool mapped;
+	bool no_discard;
+	bool unshare;
+	bool deferred;
+
+	uint64_t offset;
+	uint64_t sizelimit;	/* 0: to the end of the file */
+	uint64_t chunk;		/* 0: the target's own default */
+	uint64_t size;
+	bool has_offset;
+	bool has_size;
+
+	bool table;		/* columns rather than one line a device */
+	bool noheadings;
+	bool raw;
+	bool json;
+	bool output_all;
+	const char *columns;
+};
+
+/* error.c: what is said to people */
+extern bool verbose;
+
+/*
+ * Functions return 0 or a negative errno; the caller says what failed. This
+ * value is for a failure that was already told.
+ */
+#define TOLD		1
+
+void complain(const char *fmt, ...) __printf(1, 2);
+void complain_errno(int err, const char *fmt, ...) __printf(2, 3);
+void note(const char *fmt, ...) __printf(1, 2);
+const char *shown(const char *s);
+const char *human(uint64_t bytes);
+void *xcalloc(size_t n, size_t size);
+char *xstrdup(const char *s);
+char *xasprintf(const char *fmt, ...) __printf(1, 2);
+const char *load_advice(int err);
+
+/* size.c */
+int parse_size(const char *text, uint64_t *value);
+
+/* table.c: the target's table line and status line */
+struct table_line {
+	char *path;		/* as the kernel has it, not escaped */
+	uint64_t offset;	/* bytes */
+	char *options;		/* the words after the count, or "" */
+};
+
+struct status_line {
+	char mode[16];
+	char fstype[32];
+	char pin[16];
+	uint64_t extents;
+	uint64_t mapped;	/* this and the next three: sectors */
+	uint64_t hole;
+	uint64_t unwritten;
+	uint64_t shared;
+	char *pairs;		/* "name value name value ...", or "" */
+};
+
+char *table_quote(const char *path);
+char *table_build(const char *path, uint64_t offset, const char *const *options);
+int table_parse(const char *params, struct table_line *line);
+void table_free(struct table_line *line);
+int status_parse(const char *params, struct status_line *line);
+void status_free(struct status_line *line);
+bool status_pair(const struct status_line *line, const char *name,
+		 uint64_t *value);
+
+/* kmsg.c: the kernel's own words about a table it refused */
+int kmsg_open(void);
+char *kmsg_reason(int fd, unsigned int major, unsigned int minor,
+		  const char *path);
+
+/* modprobe.c */
+int target_available(void);
+
+/* dm.c: libdevmapper, one task at a time */
+struct dm_id {
+	char *name;		/* as a person types it */
+	char *node;		/* /dev/mapper/... */
+	char *uuid;
+	unsigned int major;
+	unsigned int minor;
+};
+
+/* One target line of a device, as listed by the kernel. */
+struct dm_line {
+	uint64_t start;		/* sectors */
+	uint64_t length;
+	char *type;
+	char *params;
+};
+
+struct dm_state {
+	struct dm_id id;
+	bool read_only;
+	bool suspended;
+	bool deferred;
+	bool live_table;
+	int open_count;
+	size_t nr_lines;
+	struct dm_line *lines;
+};
+
+void dm_begin(bool noudevsync);
+void dm_end(void);
+int dm_check_control(void);
+int dm_list_names(char ***names, size_t *nr);
+void dm_free_names(char **names, size_t nr);
+int dm_resolve(const char *arg, char **name);
+int dm_read(const char *name, bool table, struct dm_state *state);
+void dm_state_free(struct dm_state *state);
+int dm_create(const char *name, const char *uuid, struct dm_id *id);
+int dm_load(const char *name, uint64_t sectors, const char *params,
+	    bool read_only);
+int dm_resume(const char *name);
+int dm_remove(const char *name, bool deferred);
+int dm_undo_create(const struct dm_id *id);
+void dm_id_free(struct dm_id *id);
+int dm_ensure_node(const struct dm_id *id);
+bool dm_target_known(void);
+const char *dm_last_log(void);
+
+/* guard.c: a second process that undoes a half-done change */
+struct guard {
+	int fd;
+	pid_t pid;
+};
+
+int guard_start(struct guard *g, void (*undo)(void *), void *arg);
+void guard_done(struct guard *g);
+void signals_hold(void);
+bool signals_pending(void);
+void signals_release(void);
+
+/* backing.c: the regular file */
+struct backing {
+	char *path;		/* absolute, no symbolic links */
+	struct stat st;
+	int fd;			/* O_PATH: holds the inode, opens nothing */
+	bool writable;
+};
+
+int backing_open(const char *file, struct backing *b);
+void backing_close(struct backing *b);
+
+/* device.c: a dm-loop device as users see it */
+struct loop_device {
+	struct dm_id id;
+	bool read_only;
+	bool suspended;
+	bool deferred;
+	bool live_table;
+	int open_count;
+	uint64_t start;		/* sectors */
+	uint64_t length;
+	struct table_line table;
+	bool has_status;
+	struct status_line status;
+	bool has_backing;
+	dev_t back_dev;
+	uint64_t back_ino;
+	uint64_t back_size;
+};
+
+int device_read(const char *name, struct loop_device **devs, size_t *nr);
+int device_read_all(struct loop_device **devs, size_t *nr);
+void device_free(struct loop_device *devs, size_t nr);
+bool device_on_file(const struct loop_device *dev, const struct stat *st);
+char *device_using(const struct stat *st);
+
+/* extents.c: which parts of a file are not plain written data */
+enum extent_state {
+	EXTENT_MAPPED,
+	EXTENT_HOLE,
+	EXTENT_UNWRITTEN,
+	EXTENT_SHARED,
+};
+
+struct extent {
+	uint64_t start;		/* bytes */
+	uint64_t length;
+	uint64_t physical;
+	enum extent_state state;
+};
+
+struct extent_map {
+	int fd;
+	uint64_t size;
+	bool no_fiemap;
+	uint64_t next;		/* where buf ends */
+	size_t nr;
+	size_t pos;
+	struct extent *buf;
+};
+
+void extents_init(struct extent_map *map, int fd, uint64_t size);
+void extents_seek(struct extent_map *map, uint64_t pos);
+int extents_next(struct extent_map *map, struct extent *ext);
+void extents_free(struct extent_map *map);
+
+/* progress.c */
+struct progress {
+	const char *what;
+	uint64_t total;
+	uint64_t done;
+	bool tty;
+	uint64_t started;	/* ns */
+	uint64_t drawn;
+};
+
+void progress_start(struct progress *p, const char *what, uint64_t total);
+void progress_add(struct progress *p, uint64_t bytes);
+void progress_end(struct progress *p);
+
+/* one file each */
+int do_list(const struct options *opts);
+int do_show_one(const struct options *opts);
+int do_find(const struct options *opts);
+int do_attach(const struct options *opts);
+int do_detach(const struct options *opts);
+int do_detach_all(const struct options *opts);
+int do_prepare(const struct options *opts);
+
+void list_columns_help(void);
+#endif

@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* dmlosetup - set up and control dm-loop devices: options, and who does it */
+#include <errno.h>
+#include <getopt.h>
+#include <locale.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dmlosetup.h"
+
+enum {
+	OPT_SHOW = 256, OPT_SIZELIMIT, OPT_MAPPED, OPT_NO_DISCARD, OPT_UNSHARE,
+	OPT_CHUNK, OPT_DEFERRED, OPT_OUTPUT_ALL, OPT_RAW, OPT_PREPARE,
+	OPT_SIZE, OPT_NOUDEVSYNC,
+};
+
+static const struct option longopts[] = {
+	{ "all", no_argument, NULL, 'a' },
+	{ "detach", optional_argument, NULL, 'd' },
+	{ "detach-all", no_argument, NULL, 'D' },
+	{ "find", no_argument, NULL, 'f' },
+	{ "associated", required_argument, NULL, 'j' },
+	{ "json", no_argument, NULL, 'J' },
+	{ "list", no_argument, NULL, 'l' },
+	{ "nooverlap", no_argument, NULL, 'L' },
+	{ "noheadings", no_argument, NULL, 'n' },
+	{ "offset", required_argument, NULL, 'o' },
+	{ "output", required_argument, NULL, 'O' },
+	{ "read-only", no_argument, NULL, 'r' },
+	{ "verbose", no_argument, NULL, 'v' },
+	{ "version", no_argument, NULL, 'V' },
+	{ "help", no_argument, NULL, 'h' },
+	{ "show", no_argument, NULL, OPT_SHOW },
+	{ "sizelimit", required_argument, NULL, OPT_SIZELIMIT },
+	{ "mapped", no_argument, NULL, OPT_MAPPED },
+	{ "no-discard", no_argument, NULL, OPT_NO_DISCARD },
+	{ "unshare", no_argument, NULL, OPT_UNSHARE },
+	{ "chunk", required_argument, NULL, OPT_CHUNK },
+	{ "deferred", no_argument, NULL, OPT_DEFERRED },
+	{ "output-all", no_argument, NULL, OPT_OUTPUT_ALL },
+	{ "raw", no_argument, NULL, OPT_RAW },
+	{ "prepare", optional_argument, NULL, OPT_PREPARE },
+	{ "size", required_argument, NULL, OPT_SIZE },
+	{ "noudevsync", no_argument, NULL, OPT_NOUDEVSYNC },
+	{ NULL, 0, NULL, 0 }
+};
+
+/* What was seen, before it is clear what it means together. */
+struct seen {
+	bool all, list, find, detach, detach_all, prepare, noudevsync;
+	bool attach_option;	/* one that only an attach takes */
+	const char *associated;
+	const char *actions[2];	/* the first two, for the message */
+	size_t nr_actions;
+	char **args;		/* NAME and FILE, wherever they stood */
+	int nr_args;
+};
+
+static void usage(void)
+{
+	fputs("Usage:\n"
+	      " dmlosetup [-l] [NAME]                       show devices, or one of them\n"
+	      " dmlosetup -a | -j FILE [-o OFFSET]          the same, a line each\n"
+	      " dmlosetup -f                                print the first free name\n"
+	      " dmlosetup [OPTIONS] -f [--show] FILE        attach FILE to a free device\n"
+	      " dmlosetup [OPTIONS] NAME FILE               attach FILE as /dev/mapper/NAME\n"
+	      " dmlosetup -d [--deferred] NAME...           detach devices\n"
+	      " dmlosetup -D [--deferred]                   detach all of them\n"
+	      " dmlosetup --prepare FILE [--size SIZE]      make FILE fully written\n"
+	      "\n"
+	      "Set up and control dm-loop devices: block devices on regular files.\n"
+	      "\n"
+	      "Attach:\n"
+	      " -f, --find                 take the first free device\n"
+	      "     --show                 print the name of the device\n"
+	      " -r, --read-only            attach read-only\n"
+	      " -o, --offset SIZE          start at this place of the file\n"
+	      "     --sizelimit SIZE       take no more of the file than this\n"
+	      " -L, --nooverlap            reuse a device that shows the same part already\n"
+	      "     --mapped               never go through the filesystem (swap needs it)\n"
+	      "     --no-discard           do not give discarded blocks back\n"
+	      "     --unshare              copy the blocks that the file shares with clones\n"
+	      "     --chunk SIZE           allocate space for first writes in such pieces\n"
+	      "Detach:\n"
+	      " -d, --detach NAME...       detach, by name or node\n"
+	      " -D, --detach-all           detach all dm-loop devices\n"
+	      "     --deferred             detach when the last user closes the device\n"
+	      "Prepare:\n"
+	      "     --prepare FILE         write zeroes where FILE has no data; keep the rest\n"
+	      "     --size SIZE            create FILE, or extend it, to this size\n"
+	      "List:\n"
+	      " -a, --all                  all devices, a line each\n"
+	      " -j, --associated FILE      the devices on FILE\n"
+	      " -l, --list                 a table\n"
+	      " -n, --noheadings           no headings\n"
+	      " -O, --output COLUMNS       which columns; +COLUMNS adds to the default ones\n"
+	      "     --output-all           every column\n"
+	      "     --raw                  no alignment\n"
+	      " -J, --json                 JSON\n"
+	      "Other:\n"
+	      "     --noudevsync           do not wait for udev\n"
+	      " -v, --verbose              say more\n"
+	      " -h, --help                 this text\n"
+	      " -V, --version              the version\n"
+	      "\n"
+	      "SIZE is in bytes, or has a suffix: KiB (or K), MiB, GiB, TiB are powers of\n"
+	      "1024, and KB, MB, GB, TB of 1000.\n"
+	      "\n"
+	      "Columns:\n", stdout);
+	list_columns_help();
+	fputs("\nFor more see dmlosetup(8).\n", stdout);
+}
+
+static void try_help(void)
+{
+	fputs("Try 'dmlosetup --help' for more information.\n", stderr);
+}
+
+static int size_option(const char *name, const char *text, uint64_t *value)
+{
+	int err = parse_size(text, value);
+
+	if (err == -ERANGE)
+		complain("%s %s is too large", name, shown(text));
+	else if (err)
+		complain("%s %s is not a size; give bytes, or a number with K, M, G, T, KiB or KB",
+			 name, shown(text));
+	return err;
+}
+
+static void action(struct seen *seen, const char *name)
+{
+	if (seen->nr_actions < ARRAY_SIZE(seen->actions))
+		seen->actions[seen->nr_actions] = name;
+	seen->nr_actions++;
+}
+
+/* --detach=NAME and -dNAME are the same as --detach NAME */
+static void operand(struct seen *seen, char *arg)
+{
+	if (arg)
+		seen->args[seen->nr_args++] = arg;
+}
+
+static int list_option(int c, struct options *opts, struct seen *seen)
+{
+	switch (c) {
+	case 'a':
+		seen->all = true;
+		break;
+	case 'j':
+		seen->associated = optarg;
+		break;
+	case 'l':
+		seen->list = true;
+		opts->table = true;
+		break;
+	case 'n':
+		opts->noheadings = true;
+		opts->table = true;
+		break;
+	case 'O':
+		opts->columns = optarg;
+		opts->table = true;
+		break;
+	case OPT_OUTPUT_ALL:
+		opts->output_all = true;
+		opts->table = true;
+		break;
+	case OPT_RAW:
+		opts->raw = true;
+		opts->table = true;
+		break;
+	case 'J':
+		opts->json = true;
+		opts->table = true;
+		break;
+	default:
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int attach_option(int c, struct options *opts, struct seen *seen)
+{
+	seen->attach_option = true;
+	switch (c) {
+	case OPT_SHOW:
+		opts->show = true;
+		return 0;
+	case 'r':
+		opts->read_only = true;
+		return 0;
+	case 'L':
+		opts->nooverlap = true;
+		return 0;
+	case OPT_SIZELIMIT:
+		return size_option("--sizelimit", optarg, &opts->sizelimit);
+	case OPT_MAPPED:
+		opts->mapped = true;
+		return 0;
+	case OPT_NO_DISCARD:
+		opts->no_discard = true;
+		return 0;
+	case OPT_UNSHARE:
+		opts->unshare = true;
+		return 0;
+	case OPT_CHUNK:
+		return size_option("--chunk", optarg, &opts->chunk);
+	default:
+		return -EINVAL;
+	}
+}
+
+static int action_option(int c, struct options *opts, struct seen *seen)
+{
+	switch (c) {
+	case 'd':
+		if (!seen->detach)
+			action(seen, "--detach");
+		seen->detach = true;
+		operand(seen, optarg);
+		break;
+	case 'D':
+		seen->detach_all = true;
+		action(seen, "--detach-all");
+		break;
+	case 'f':
+		seen->find = true;
+		action(seen, "--find");
+		break;
+	case OPT_PREPARE:
+		seen->prepare = true;
+		action(seen, "--prepare");
+		operand(seen, optarg);
+		break;
+	case 'o':
+		opts->has_offset = true;
+		return size_option("--offset", optarg, &opts->offset);
+	case OPT_SIZE:
+		opts->has_size = true;
+		return size_option("--size", optarg, &opts->size);
+	case OPT_DEFERRED:
+		opts->deferred = true;
+		break;
+	case OPT_NOUDEVSYNC:
+		seen->noudevsync = true;
+		break;
+	case 'v':
+		verbose = true;
+		break;
+	default:
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int one_option(int c, struct options *opts, struct seen *seen)
+{
+	switch (c) {
+	case 'a': case 'j': case 'l': case 'n': case 'O': case 'J':
+	case OPT_OUTPUT_ALL: case OPT_RAW:
+		return list_option(c, opts, seen);
+	case OPT_SHOW: case 'r': case 'L': case OPT_SIZELIMIT: case OPT_MAPPED:
+	case OPT_NO_DISCARD: case OPT_UNSHARE: case OPT_CHUNK:
+		return attach_option(c, opts, seen);
+	case '?':
+		/* getopt has said what it does not know */
+		try_help();
+		return -EINVAL;
+	default:
+		return action_option(c, opts, seen);
+	}
+}
+
+static int wrong(const char *text)
+{
+	complain("%s", text);
+	try_help();
+	return -EINVAL;
+}
+
+static int decide_find(struct options *opts, char **args, int nr)
+{
+	if (nr > 1)
+		return wrong("--find takes one file");
+	opts->action = nr ? ACT_ATTACH : ACT_FIND;
+	opts->file = nr ? args[0] : NULL;
+	return 0;
+}
+
+static int decide_list(struct options *opts, const struct seen *seen,
+		       char **args, int nr)
+{
+	if (seen->associated || seen->all) {
+		if (nr)
+			return wrong("too many arguments");
+		opts->action = ACT_LIST;
+		opts->file = seen->associated;
+		return 0;
+	}
+	if (nr == 1) {
+		opts->action = ACT_SHOW_ONE;
+		opts->name = args[0];
+		return 0;
+	}
+	if (nr == 2 && !opts->table) {
+		opts->action = ACT_ATTACH;
+		opts->name = args[0];
+		opts->file = args[1];
+		return 0;
+	}
+	if (nr)
+		return wrong("too many arguments");
+	opts->action = ACT_LIST;
+	opts->table = true;
+	return 0;
+}
+
+/* Options that have no meaning where they stand are refused, not ignored. */
+static int check_combination(const struct options *opts,
+			     const struct seen *seen)
+{
+	bool listing = seen->all || seen->associated || opts->table;
+	bool attach = opts->action == ACT_ATTACH;
+
+	if (opts->has_size && opts->action != ACT_PREPARE)
+		return wrong("--size goes with --prepare only");
+	if (opts->deferred && opts->action != ACT_DETACH &&
+	    opts->action != ACT_DETACH_ALL)
+		return wrong("--deferred goes with --detach and --detach-all only");
+	if (seen->attach_option && !attach && opts->action != ACT_FIND)
+		return wrong("options for attaching need a file to attach");
+	if (opts->has_offset && !attach && !seen->associated)
+		return wrong("--offset needs a file to attach, or --associated");
+	if (listing && opts->action != ACT_LIST && opts->action != ACT_SHOW_ONE)
+		return wrong("options for listing do not go with another action");
+	return 0;
+}
+
+static int decide(struct options *opts, const struct seen *seen)
+{
+	char **args = seen->args;
+	int nr = seen->nr_args;
+	int err = 0;
+
+	if (seen->nr_actions > 1) {
+		complain("%s and %s do not go together", seen->actions[0],
+			 seen->actions[1]);
+		try_help();
+		return -EINVAL;
+	}
+	if (seen->detach) {
+		if (!nr)
+			return wrong("--detach needs the name of a device");
+		opts->action = ACT_DETACH;
+		opts->devices = args;
+	} else if (seen->detach_all) {
+		if (nr)
+			return wrong("--detach-all takes no name");
+		opts->action = ACT_DETACH_ALL;
+	} else if (seen->prepare) {
+		if (nr != 1)
+			return wrong("--prepare takes one file");
+		opts->action = ACT_PREPARE;
+		opts->file = args[0];
+	} else if (seen->find) {
+		err = decide_find(opts, args, nr);
+	} else {
+		err = decide_list(opts, seen, args, nr);
+	}
+	return err ? err : check_combination(opts, seen);
+}
+
+static int run_action(const struct options *opts)
+{
+	switch (opts->action) {
+	case ACT_SHOW_ONE:
+		return do_show_one(opts);
+	case ACT_FIND:
+		return do_find(opts);
+	case ACT_ATTACH:
+		return do_attach(opts);
+	case ACT_DETACH:
+		return do_detach(opts);
+	case ACT_DETACH_ALL:
+		return do_detach_all(opts);
+	case ACT_PREPARE:
+		return do_prepare(opts);
+	case ACT_LIST:
+		break;
+	}
+	return do_list(opts);
+}
+
+int main(int argc, char **argv)
+{
+	struct options opts = { 0 };
+	struct seen seen = { 0 };
+	int c, status;
+
+	/* only for the width of characters: figures keep their point */
+	setlocale(LC_CTYPE, "");
+	/* a reader that has gone away is an error like any other */
+	signal(SIGPIPE, SIG_IGN);
+	seen.args = xcalloc(argc + 1, sizeof(*seen.args));
+	while ((c = getopt_long(argc, argv, "ad::Dfj:JlLno:O:rvVh", longopts,
+				NULL)) != -1) {
+		if (c == 'h') {
+			usage();
+			return fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+		}
+		if (c == 'V') {
+			puts("dmlosetup from dm-loop " DMLOSETUP_VERSION);
+			return fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+		}
+		if (one_option(c, &opts, &seen))
+			return EXIT_FAILURE;
+	}
+	while (optind < argc)
+		operand(&seen, argv[optind++]);
+	if (decide(&opts, &seen))
+		return EXIT_FAILURE;
+	dm_begin(seen.noudevsync);
+	status = run_action(&opts);
+	dm_end();
+	free(seen.args);
+	return status;
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The target's table line, "<path> <offset> [<n> <options>]", and its status
+ * line. Device-mapper cuts a table line at every byte that the kernel's
+ * isspace() takes for a blank and reads \X as X, so those bytes and the
+ * backslash itself are written with a backslash in front.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dmlosetup.h"
+
+/*
+ * Not the C library's isspace(): the kernel's table is Latin-1, where 0xa0
+ * is a blank, and it does not depend on the locale. 0xa0 is also the second
+ * byte of characters such as U+00E0 in UTF-8.
+ */
+static bool kernel_space(unsigned char c)
+{
+	return (c >= 9 && c <= 13) || c == 32 || c == 0xa0;
+}
+
+/* The path as one word of a table line; the caller frees it. */
+char *table_quote(const char *path)
+{
+	char *word = xcalloc(2 * strlen(path) + 1, 1);
+	char *out = word;
+
+	for (; *path; path++) {
+		if (kernel_space(*path) || *path == '\\')
+			*out++ = '\\';
+		*out++ = *path;
+	}
+	return word;
+}
+
+/* @options ends with NULL; the caller frees the result. */
+char *table_build(const char *path, uint64_t offset, const char *const *options)
+{
+	char *word = table_quote(path);
+	char *line = xasprintf("%s %" PRIu64, word, offset);
+	size_t nr = 0;
+	char *longer;
+
+	while (options[nr])
+		nr++;
+	if (nr) {
+		longer = xasprintf("%s %zu", line, nr);
+		free(line);
+		line = longer;
+	}
+	for (; *options; options++) {
+		longer = xasprintf("%s %s", line, *options);
+		free(line);
+		line = longer;
+	}
+	free(word);
+	return line;
+}
+
+/* Takes one word off *@s, without its escapes; NULL at the end. */
+static char *next_word(const char **s)
+{
+	const char *p = *s;
+	char *word, *out;
+
+	while (*p && kernel_space(*p))
+		p++;
+	if (!*p)
+		return NULL;
+	word = xcalloc(strlen(p) + 1, 1);
+	out = word;
+	while (*p && !kernel_space(*p)) {
+		if (*p == '\\' && p[1])
+			p++;
+		*out++ = *p++;
+	}
+	*s = p;
+	return word;
+}
+
+static int next_number(const char **s, uint64_t *value)
+{
+	char *word = next_word(s);
+	char *end;
+	int err = 0;
+
+	if (!word)
+		return -EINVAL;
+	errno = 0;
+	*value = strtoull(word, &end, 10);
+	if (!isdigit((unsigned char)*word) || *end || errno)
+		err = -EINVAL;
+	free(word);
+	return err;
+}
+
+static char *rest_of(const char *s)
+{
+	while (*s && kernel_space(*s))
+		s++;
+	return xstrdup(s);
+}
+
+int table_parse(const char *params, struct table_line *line)
+{
+	uint64_t nr;
+
+	memset(line, 0, sizeof(*line));
+	line->path = next_word(&params);
+	if (!line->path)
+		return -EINVAL;
+	if (next_number(&params, &line->offset)) {
+		table_free(line);
+		return -EINVAL;
+	}
+	/* without a count there are no options */
+	next_number(&params, &nr);
+	line->options = rest_of(params);
+	return 0;
+}
+
+void table_free(struct table_line *line)
+{
+	free(line->path);
+	free(line->options);
+	memset(line, 0, sizeof(*line));
+}
+
+static int copy_word(const char **s, char *dst, size_t size)
+{
+	char *word = next_word(s);
+
+	if (!word)
+		return -EINVAL;
+	snprintf(dst, size, "%s", word);
+	free(word);
+	return 0;
+}
+
+int status_parse(const char *params, struct status_line *line)
+{
+	uint64_t nr;
+
+	memset(line, 0, sizeof(*line));
+	if (copy_word(&params, line->mode, sizeof(line->mode)) ||
+	    copy_word(&params, line->fstype, sizeof(line->fstype)) ||
+	    copy_word(&params, line->pin, sizeof(line->pin)) ||
+	    next_number(&params, &line->extents) ||
+	    next_number(&params, &line->mapped) ||
+	    next_number(&params, &line->hole) ||
+	    next_number(&params, &line->unwritten) ||
+	    next_number(&params, &line->shared))
+		return -EINVAL;
+	/* an older target may end here */
+	next_number(&params, &nr);
+	line->pairs = rest_of(params);
+	return 0;
+}
+
+void status_free(struct status_line *line)
+{
+	free(line->pairs);
+	memset(line, 0, sizeof(*line));
+}
+
+/* A counter of the status line by its name. */
+bool status_pair(const struct status_line *line, const char *name,
+		 uint64_t *value)
+{
+	const char *s = line->pairs;
+	char *key, *word, *end;
+	bool hit = false;
+
+	while (s && !hit) {
+		key = next_word(&s);
+		word = key ? next_word(&s) : NULL;
+		if (!word) {
+			free(key);
+			break;
+		}
+		if (!strcmp(key, name)) {
+			*value = strtoull(word, &end, 10);
+			hit = !*end;
+		}
+		free(key);
+		free(word);
+	}
+	return hit;
+}
