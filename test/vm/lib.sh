@@ -11,17 +11,25 @@ mkdir -p "$state"
 
 # ------------------------------------------------------------- how it ends --
 
+# Where in the test it was: the calls, innermost first, without those in here.
+where()
+{
+	local i
+	for ((i = 1; i < ${#FUNCNAME[@]}; i++)); do
+		[[ "${BASH_SOURCE[i]:-}" == */tests/* || "${BASH_SOURCE[i]:-}" == */files/* ]] || continue
+		printf '   at %s:%s\n' "${BASH_SOURCE[i]##*/}" "${BASH_LINENO[i - 1]}"
+	done
+}
+
 # An unexpected failure names its place; without this a test would just stop.
 err_trap()
 {
-	local status=$1 command=$2 i
+	local status=$1 command=$2
 	# skip, or a subshell that has said it already
 	[ "$status" != 77 ] || exit 77
 	[ "$BASH_SUBSHELL" = 0 ] || exit "$status"
 	printf 'FAILED with status %s: %s\n' "$status" "$command"
-	for ((i = 1; i < ${#FUNCNAME[@]} - 1; i++)); do
-		printf '   at %s:%s\n' "${BASH_SOURCE[i]##*/}" "${BASH_LINENO[i - 1]}"
-	done
+	where
 	exit "$status"
 } >&2
 trap 'err_trap $? "$BASH_COMMAND"' ERR
@@ -29,11 +37,8 @@ trap 'err_trap $? "$BASH_COMMAND"' ERR
 # fail TEXT: end the test as failed.
 fail()
 {
-	local i
 	printf 'FAILED: %s\n' "$*"
-	for ((i = 1; i < ${#FUNCNAME[@]}; i++)); do
-		printf '   at %s:%s\n' "${BASH_SOURCE[i]##*/}" "${BASH_LINENO[i - 1]}"
-	done
+	where
 	trap - ERR
 	exit 1
 } >&2
@@ -384,13 +389,13 @@ cleanup_devices()
 			dmsetup resume "$name"
 		done < <(dmsetup info -c --noheadings -o name,suspended 2>/dev/null |
 			awk -F: '$2 == "Suspended" { print $1 }')
-		swapoff -a
-		exportfs -ua
+		[ "$(wc -l </proc/swaps)" = 1 ] || swapoff -a
+		[ ! -d /proc/fs/nfsd ] || exportfs -ua
 		while read -r dir; do
 			fsfreeze -u "$dir"
 			umount -R "$dir" || { [ "$try" -lt 4 ] || umount -l "$dir"; }
 		done < <(awk '$2 ~ "^/mnt/|^/tmp/" { print $2 }' /proc/mounts | tac | sed 's/\\040/ /g')
-		vgchange -an
+		! dmsetup info -c --noheadings -o uuid | grep -q '^LVM-' || vgchange -an
 		dmsetup remove_all
 		losetup -D
 		[ -z "$(losetup -a)" ] || left+=" loop devices: $(losetup -a)"
@@ -409,9 +414,11 @@ cleanup_devices()
 cleanup()
 {
 	local try
-	exportfs -ua 2>/dev/null
-	[ ! -e /proc/fs/nfsd/threads ] || rpc.nfsd 0 2>/dev/null
-	udevadm control --exit 2>/dev/null
+	if [ -e /proc/fs/nfsd/threads ]; then
+		exportfs -ua
+		rpc.nfsd 0
+	fi 2>/dev/null
+	[ ! -S /run/udev/control ] || udevadm control --exit 2>/dev/null
 	cleanup_devices || return
 	for try in 1 2 3; do
 		[ -e /sys/module/dm_loop ] || break
