@@ -5,6 +5,7 @@
  * are, reads the mapping, and keeps the page cache and the times of the file
  * in step with what is written past the filesystem.
  */
+#include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/fileattr.h>
 #include <linux/file.h>
@@ -25,6 +26,9 @@
  */
 static LIST_HEAD(dm_loop_files);
 static DEFINE_MUTEX(dm_loop_files_lock);
+
+/* Allocated at once when a hole is filled, unless a table says otherwise. */
+#define CHUNK_DEFAULT SZ_1M
 
 /* User memory that FIEMAP writes to; about a thousand extents at a time. */
 #define FIEMAP_BYTES SZ_64K
@@ -62,51 +66,44 @@ static bool can_map_fs(const struct inode *inode)
 			    inode->i_sb->s_type->name) >= 0;
 }
 
+/* What no device can be made of, however its I/O is done. */
 static int check_inode(struct dm_loop_target *lt, struct inode *inode,
 		       const char **why)
 {
 	struct gendisk *disk = dm_disk(dm_table_get_md(lt->ti->table));
-	u64 blocksize = i_blocksize(inode);
 
 	if (!S_ISREG(inode->i_mode))
 		return refuse(why, "Not a regular file", -EINVAL);
 	if (!i_size_read(inode))
 		return refuse(why, "File is empty", -EINVAL);
+	if (inode->i_sb->s_bdev && inode->i_sb->s_bdev->bd_disk == disk)
+		return refuse(why, "File is on this very device", -ELOOP);
+	return 0;
+}
+
+/*
+ * What can be done by file I/O only.  STATX_DIOALIGN says 0 where the
+ * filesystem cannot do direct I/O on the file: on ext4 that is data=journal,
+ * inline data and verity (see ext4_dio_alignment()).  None of these can be
+ * written past the filesystem.
+ */
+static int check_mappable(struct file *file, const char **why)
+{
+	struct inode *inode = file_inode(file);
+	struct file_kattr attr = { };
+	struct kstat stat;
+
 	if (!can_map_fs(inode))
 		return refuse(why, "Filesystem cannot be mapped", -EOPNOTSUPP);
-	if (inode->i_sb->s_bdev->bd_disk == disk)
-		return refuse(why, "File is on this very device", -ELOOP);
 	if (IS_DAX(inode))
 		return refuse(why, "File uses DAX", -EOPNOTSUPP);
 	if (IS_ENCRYPTED(inode))
 		return refuse(why, "File is encrypted", -EOPNOTSUPP);
 	if (IS_VERITY(inode))
 		return refuse(why, "File has fs-verity", -EOPNOTSUPP);
-	if (((u64)lt->start << SECTOR_SHIFT) & (blocksize - 1))
-		return refuse(why,
-			      "Offset is not a multiple of the filesystem's block",
-			      -EINVAL);
-	return 0;
-}
-
-/*
- * STATX_DIOALIGN says 0 where the filesystem cannot do direct I/O on the
- * file: on ext4 that is data=journal, inline data and verity (see
- * ext4_dio_alignment()).  None of these can be written past the filesystem.
- */
-static int check_file(struct file *file, const char **why)
-{
-	struct inode *inode = file_inode(file);
-	struct file_kattr attr = { };
-	struct kstat stat;
-
-	if (FMODE_FSNOTIFY_HSM(file->f_mode))
-		return refuse(why, "File is watched by a storage manager (HSM)",
-			      -EOPNOTSUPP);
 	if (!vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, 0) &&
 	    (stat.result_mask & STATX_DIOALIGN) && !stat.dio_offset_align)
-		return refuse(why,
-			      "File has journalled or inline data, which cannot be mapped",
+		return refuse(why, "File has journalled or inline data",
 			      -EOPNOTSUPP);
 	/* Its blocks are on another device, and bmap says 0 for all of them. */
 	if (is_xfs(inode) &&
@@ -369,6 +366,175 @@ static int settle(struct dm_loop_file *lf, const char **why)
 	return 0;
 }
 
+/* Make the shared ranges the file's own; the clones keep the old blocks. */
+static int unshare_file(struct dm_loop_file *lf, const char **why)
+{
+	struct file *file = lf->file;
+	struct dm_loop_range r;
+	sector_t pos;
+	bool found;
+	int err = 0;
+
+	sb_start_write(lf->inode->i_sb);
+	for (pos = 0; !err; pos = r.start + r.len) {
+		rcu_read_lock();
+		found = dm_loop_extents_lookup(&lf->extents, pos, &r);
+		rcu_read_unlock();
+		if (!found)
+			break;
+		if (r.state == DM_LOOP_SHARED)
+			err = file->f_op->fallocate(file,
+						    FALLOC_FL_UNSHARE_RANGE |
+						    FALLOC_FL_KEEP_SIZE,
+						    r.start << SECTOR_SHIFT,
+						    r.len << SECTOR_SHIFT);
+	}
+	sb_end_write(lf->inode->i_sb);
+	if (err)
+		return refuse(why, "Cannot unshare the file", err);
+	return settle(lf, why) ?: read_mapping(lf, why);
+}
+
+static bool wants_unshare(const struct dm_loop_file *lf)
+{
+	struct dm_loop_target *lt;
+
+	list_for_each_entry(lt, &lf->targets, node)
+		if (lt->unshare && dm_loop_writable(lt))
+			return lf->file->f_op->fallocate;
+	return false;
+}
+
+static bool has_shared(const struct dm_loop_file *lf)
+{
+	struct dm_loop_counts n = { };
+
+	dm_loop_extents_count(&lf->extents, 0,
+			      i_size_read(lf->inode) >> SECTOR_SHIFT, &n);
+	return n.sectors[DM_LOOP_SHARED];
+}
+
+/*
+ * Can the mapping serve what @lt writes?  Holes and unwritten ranges need a
+ * way to fill them; shared ranges must be copied, which only the filesystem
+ * can do.
+ */
+static int check_writes(struct dm_loop_target *lt, struct dm_loop_file *lf,
+			const char **why)
+{
+	struct dm_loop_counts n = { };
+
+	if (!dm_loop_writable(lt))
+		return 0;
+	dm_loop_extents_count(&lf->extents, lt->start, lt->ti->len, &n);
+	if (!n.sectors[DM_LOOP_HOLE] && !n.sectors[DM_LOOP_UNWRITTEN] &&
+	    !n.sectors[DM_LOOP_SHARED])
+		return 0;
+	if (lt->mapped)
+		return refuse(why,
+			      "File has holes, unwritten or shared ranges: run dmlosetup --prepare on it",
+			      -EOPNOTSUPP);
+	if (n.sectors[DM_LOOP_SHARED] || !dm_loop_can_fill(lf))
+		return refuse(why, "File has ranges that only the filesystem can write",
+			      -EOPNOTSUPP);
+	return 0;
+}
+
+/* The device's sectors must be sectors of the disk. */
+static int check_alignment(const struct dm_loop_target *lt,
+			   const struct dm_loop_file *lf, const char **why)
+{
+	u64 offset = (u64)lt->start << SECTOR_SHIFT;
+
+	if (lt->by_file)
+		return refuse(why, "Device was loaded for file I/O", -EOPNOTSUPP);
+	if (offset & (bdev_logical_block_size(lf->bdev) - 1))
+		return refuse(why,
+			      "Offset is not a multiple of the disk's sector size",
+			      -EOPNOTSUPP);
+	return 0;
+}
+
+static int check_targets(struct dm_loop_file *lf, const char **why)
+{
+	struct dm_loop_target *lt;
+	int r = 0;
+
+	list_for_each_entry(lt, &lf->targets, node)
+		r = r ?: check_alignment(lt, lf, why) ?:
+			 check_writes(lt, lf, why);
+	return r;
+}
+
+/*
+ * Pin against remapping, and map.  -EOPNOTSUPP: this can be done by file I/O
+ * only.
+ */
+static int map_file(struct dm_loop_file *lf, const char **why)
+{
+	int r;
+
+	r = check_mappable(lf->file, why);
+	if (!r)
+		r = pin_swapfile(lf, why);
+	if (!r)
+		r = settle(lf, why);
+	if (!r)
+		r = read_mapping(lf, why);
+	if (!r && has_shared(lf) && wants_unshare(lf))
+		r = unshare_file(lf, why);
+	if (!r)
+		r = check_targets(lf, why);
+	if (r) {
+		dm_loop_extents_destroy(&lf->extents);
+		clear_swapfile(lf);
+	}
+	return r;
+}
+
+static bool wants_mapped(const struct dm_loop_file *lf)
+{
+	struct dm_loop_target *lt;
+
+	list_for_each_entry(lt, &lf->targets, node)
+		if (lt->mapped)
+			return true;
+	return false;
+}
+
+/* File mode: any filesystem, with direct I/O if it says how. */
+static int use_file_io(struct dm_loop_file *lf, const char **why)
+{
+	struct file *file = lf->file;
+	struct kstat stat;
+
+	if (IS_SWAPFILE(lf->inode))
+		return refuse(why, "File is in use as swap", -EBUSY);
+	if (!file->f_op->read_iter ||
+	    ((file->f_mode & FMODE_WRITE) && !file->f_op->write_iter))
+		return refuse(why, "Filesystem has no file I/O for the kernel",
+			      -EOPNOTSUPP);
+	lf->dio_align = 0;
+	if (!vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, 0) &&
+	    (stat.result_mask & STATX_DIOALIGN)) {
+		lf->dio_align = stat.dio_offset_align;
+		lf->dio_mem_align = max_t(u32, stat.dio_mem_align, 1);
+	}
+	lf->mode = DM_LOOP_MODE_FILE;
+	return 0;
+}
+
+static sector_t choose_chunk(const struct dm_loop_file *lf)
+{
+	struct dm_loop_target *lt;
+
+	list_for_each_entry(lt, &lf->targets, node)
+		if (lt->chunk)
+			return max_t(sector_t, lt->chunk,
+				     i_blocksize(lf->inode) >> SECTOR_SHIFT);
+	return CHUNK_DEFAULT >> SECTOR_SHIFT;
+}
+
 /*
  * Called with lf->lock.  Reclaim must not come back to us from here: the
  * device may be suspended with a filesystem on it.
@@ -383,39 +549,43 @@ static int pin(struct dm_loop_file *lf, const char **why)
 		refuse(why, "File is open for writing elsewhere", r);
 		goto out;
 	}
-	r = pin_swapfile(lf, why);
+	lf->chunk = choose_chunk(lf);
+	r = map_file(lf, why);
 	if (!r)
-		r = settle(lf, why);
-	if (!r)
-		r = check_file(lf->file, why);
-	if (!r)
-		r = read_mapping(lf, why);
-	if (r) {
-		clear_swapfile(lf);
+		lf->mode = DM_LOOP_MODE_MAPPED;
+	else if (r == -EOPNOTSUPP && !wants_mapped(lf))
+		r = use_file_io(lf, why);
+	if (r)
 		unpin_writecount(lf);
-		goto out;
-	}
-	lf->pinned = true;
 out:
 	memalloc_noio_restore(noio);
 	return r;
 }
 
-/* Called with lf->lock and no bio on its way. */
+/*
+ * Called with lf->lock and no bio on its way.  Errors have nobody to go to:
+ * what was flushed is safe, and what was not may be lost.
+ */
 static void unpin(struct dm_loop_file *lf)
 {
+	bool wrote = lf->file && (lf->file->f_mode & FMODE_WRITE);
 	unsigned int noio;
 
-	if (!lf->pinned)
+	if (lf->mode == DM_LOOP_MODE_RELEASED)
 		return;
 	noio = memalloc_noio_save();
 	cancel_delayed_work_sync(&lf->touch);
+	cancel_delayed_work_sync(&lf->flusher);
 	if (test_bit(0, &lf->times_stale))
 		dm_loop_file_touch(lf);
-	if (lf->file->f_mode & FMODE_WRITE)
+	cancel_delayed_work_sync(&lf->touch);
+	if (wrote) {
+		dm_loop_sync(lf);
 		vfs_fsync(lf->file, 0);
-	invalidate_inode_pages2(lf->file->f_mapping);
-	lf->pinned = false;
+	}
+	if (lf->mode == DM_LOOP_MODE_MAPPED)
+		invalidate_inode_pages2(lf->file->f_mapping);
+	lf->mode = DM_LOOP_MODE_RELEASED;
 	dm_loop_extents_destroy(&lf->extents);
 	clear_swapfile(lf);
 	unpin_writecount(lf);
@@ -451,6 +621,11 @@ static int open_file(struct dm_loop_target *lt, struct dm_loop_file *lf,
 		return refuse(why, PTR_ERR(file) == -ETXTBSY ?
 			      "File is in use: nobody may write to it" :
 			      "Cannot open the file", PTR_ERR(file));
+	if (FMODE_FSNOTIFY_HSM(file->f_mode)) {
+		close_file(file);
+		return refuse(why, "File is watched by a storage manager (HSM)",
+			      -EBUSY);
+	}
 	if (file_inode(file) != lf->inode) {
 		close_file(file);
 		return refuse(why, "File was replaced while it was opened",
@@ -480,7 +655,7 @@ static int need_file(struct dm_loop_target *lt, struct dm_loop_file *lf,
 
 static struct dm_loop_file *alloc_file(struct inode *inode)
 {
-	struct dm_loop_file *lf = kzalloc(sizeof(*lf), GFP_KERNEL);
+	struct dm_loop_file *lf = kzalloc_obj(*lf, GFP_KERNEL);
 
 	if (!lf)
 		return NULL;
@@ -490,6 +665,7 @@ static struct dm_loop_file *alloc_file(struct inode *inode)
 		goto cleanup;
 	ihold(inode);
 	lf->inode = inode;
+	lf->fs = dm_loop_fill_fs(lf);
 	lf->bdev = inode->i_sb->s_bdev;
 	INIT_LIST_HEAD(&lf->targets);
 	mutex_init(&lf->lock);
@@ -571,36 +747,60 @@ static int check_overlap(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	return 0;
 }
 
-/* Called with lf->lock, pinned: does the mapping fit the target? */
 static int check_range(struct dm_loop_target *lt, struct dm_loop_file *lf,
 		       const char **why)
 {
 	sector_t sectors = i_size_read(lf->inode) >> SECTOR_SHIFT;
-	struct dm_loop_counts n = { };
 
 	if (lt->start >= sectors)
 		return refuse(why, "Offset is past the end of the file", -EINVAL);
 	if (lt->ti->len > sectors - lt->start)
 		return refuse(why, "File is shorter than the table says", -EINVAL);
-	if (!dm_loop_writable(lt))
-		return 0;
-	dm_loop_extents_count(&lf->extents, lt->start, lt->ti->len, &n);
-	if (n.sectors[DM_LOOP_MAPPED] != lt->ti->len)
-		return refuse(why,
-			      "File has holes, unwritten or shared ranges: run dmlosetup --prepare on it",
-			      -EOPNOTSUPP);
 	return 0;
 }
 
-/* Called with lf->lock. */
+/*
+ * Called with lf->lock: @lt comes to a file that others have pinned already,
+ * in the mode that suits them.
+ */
+static int join(struct dm_loop_target *lt, struct dm_loop_file *lf,
+		const char **why)
+{
+	int r;
+
+	if (lf->mode == DM_LOOP_MODE_FILE)
+		return lt->mapped ?
+		       refuse(why, "File is in use by file I/O", -EBUSY) : 0;
+	/* A pin that only mapped targets wanted, and that refuses our fills. */
+	if (lf->swapfile && !wants_swapfile(lf))
+		clear_swapfile(lf);
+	r = check_alignment(lt, lf, why) ?: check_writes(lt, lf, why);
+	/* It would do by file I/O, but that is not for a part of a file. */
+	return r == -EOPNOTSUPP ? -EBUSY : r;
+}
+
+/* Called with lf->lock, @lt on lf->targets. */
 static int pin_for(struct dm_loop_target *lt, struct dm_loop_file *lf,
 		   const char **why)
 {
-	int r = 0;
+	int r;
 
-	if (!lf->pinned)
-		r = pin(lf, why);
-	return r ?: check_range(lt, lf, why);
+	r = check_range(lt, lf, why);
+	if (r)
+		return r;
+	if (lf->mode == DM_LOOP_MODE_RELEASED)
+		return pin(lf, why);
+	return join(lt, lf, why);
+}
+
+/* A mapped range that is given back has to be filled again. */
+static bool can_discard(const struct dm_loop_target *lt,
+			struct dm_loop_file *lf)
+{
+	if (!dm_loop_writable(lt) || lt->mapped || lt->no_discard ||
+	    !lf->file->f_op->fallocate)
+		return false;
+	return lf->mode == DM_LOOP_MODE_FILE || dm_loop_can_fill(lf);
 }
 
 /* Called with lf->lock. */
@@ -622,6 +822,8 @@ static int attach(struct dm_loop_target *lt, struct dm_loop_file *lf,
 			unpin(lf);
 		return r;
 	}
+	lt->by_file = lf->mode == DM_LOOP_MODE_FILE;
+	lt->can_discard = can_discard(lt, lf);
 	/* The user has the file back; the load only proved that it is good. */
 	if (!lf->active && dm_suspended(lt->ti))
 		unpin(lf);

@@ -1,15 +1,971 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The worker: everything that map() must not do because it may sleep.  One
- * for each backing file, so that a file on a filesystem on another dm-loop
- * never waits behind its own backing file.
+ * The worker: everything that map() must not do because it may sleep.  It
+ * fills holes and unwritten ranges, gives blocks back, commits, and does the
+ * file I/O of files that cannot be mapped.
+ *
+ * One worker for each backing file does the bios that wait for something, in
+ * rounds: it takes all there are, sends those that turn out to be mapped on
+ * their way, merges the others into runs and lets the filesystem write them,
+ * waits, and enters the blocks into the extent table.  As nobody else changes
+ * the table or fills the file, there is no lock over any of this.  Flushes
+ * have a work item of their own, so that a commit does not hold up fills.
  */
+#include <linux/blk-cgroup.h>
+#include <linux/completion.h>
+#include <linux/falloc.h>
+#include <linux/iomap.h>
+#include <linux/kthread.h>
+#include <linux/list_sort.h>
 #include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/sort.h>
+#include <linux/uio.h>
 
 #include "dm-loop.h"
+#include "compat/block-ops.h"
 
 /* How often to look whether the host filesystem has thawed. */
 #define THAW_POLL (HZ / 20)
+
+/* Blocks written but not committed wait for a flush no longer than this. */
+#define COMMIT_DELAY HZ
+
+/* As many bios as one round merges into runs. */
+#define ROUND 64
+
+/* A run has so many segments; some are kept for the zeroes around the data. */
+#define RUN_SEGMENTS BIO_MAX_VECS
+#define RUN_ZEROES 64
+#define RUN_SECTORS (SZ_1M >> SECTOR_SHIFT)
+
+/*
+ * What is written at once when a piece of it is written for the second time:
+ * zeroes around the data make the neighbours mapped before they are written.
+ */
+#define DENSE_SECTORS (SZ_64K >> SECTOR_SHIFT)
+
+static struct bio_set dm_loop_runs;
+
+/**
+ * struct dm_loop_run - blocks that are filled by one write
+ * @node: entry of the list of the round
+ * @lf: the backing file
+ * @round: wakes the worker when all its runs are done
+ * @ext: the extent that holds the run
+ * @start: first sector in the file
+ * @end: one past the last sector
+ * @bios: whose data it writes
+ * @iocb: when the filesystem writes it
+ * @error: 0 or a negative errno, when done
+ * @bio: the data; last, its segments follow in memory
+ */
+struct dm_loop_run {
+	struct list_head node;
+	struct dm_loop_file *lf;
+	struct dm_loop_round *round;
+	struct dm_loop_range ext;
+	sector_t start;
+	sector_t end;
+	struct bio_list bios;
+	struct kiocb iocb;
+	int error;
+	struct bio bio;
+};
+
+/**
+ * struct dm_loop_round - runs under way together
+ * @runs: in the order in which they were sent
+ * @pending: how many are not done, and one for the worker
+ * @done: all are
+ */
+struct dm_loop_round {
+	struct list_head runs;
+	atomic_t pending;
+	struct completion done;
+};
+
+/**
+ * struct dm_loop_pending - blocks written but not committed (xfs)
+ * @node: entry of lf->pending
+ * @start: first sector in the file
+ * @end: one past the last sector
+ */
+struct dm_loop_pending {
+	struct list_head node;
+	sector_t start;
+	sector_t end;
+};
+
+/**
+ * struct dm_loop_fs - how a kind of filesystem is filled
+ * @name: of the filesystem type
+ * @supported: can this inode be filled?
+ * @prepare: give a place to the holes in a range of the file (sectors)
+ * @locate: say where the block at a sector is, and how far that goes on
+ * @submit: start to write a run; run_done() is called when it is written
+ * @written: a range was written and has to be committed
+ * @commit: make what was written known to the filesystem, before fsync
+ *
+ * @prepare, @written and @commit may be NULL.  All may sleep; all but @supported are
+ * called by the worker (@commit by the flusher) with the filesystem kept from
+ * freezing.
+ */
+struct dm_loop_fs {
+	const char *name;
+	bool (*supported)(struct dm_loop_file *lf);
+	int (*prepare)(struct dm_loop_file *lf, sector_t start, sector_t end);
+	int (*locate)(struct dm_loop_file *lf, sector_t sector,
+		      struct dm_loop_range *r);
+	void (*submit)(struct dm_loop_run *run);
+	int (*written)(struct dm_loop_file *lf, sector_t start, sector_t end);
+	int (*commit)(struct dm_loop_file *lf);
+};
+
+static sector_t bio_start(const struct bio *bio)
+{
+	return bio->bi_iter.bi_sector;
+}
+
+static sector_t bio_end(const struct bio *bio)
+{
+	return bio_end_sector(bio);
+}
+
+static sector_t block_sectors(const struct dm_loop_file *lf)
+{
+	return i_blocksize(lf->inode) >> SECTOR_SHIFT;
+}
+
+static void end_bio(struct bio *bio, int error)
+{
+	bio->bi_status = errno_to_blk_status(error);
+	bio_endio(bio);
+}
+
+static unsigned int count_segments(struct bio *bio)
+{
+	struct bvec_iter iter;
+	struct bio_vec bv;
+	unsigned int n = 0;
+
+	bio_for_each_bvec(bv, bio, iter)
+		n++;
+	return n;
+}
+
+/* The data of @bio, where it is, for the read_iter() or write_iter() of a file. */
+static void bio_to_iter(struct bio *bio, unsigned int direction,
+			struct iov_iter *iter)
+{
+	iov_iter_bvec(iter, direction,
+		      __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter),
+		      count_segments(bio), bio->bi_iter.bi_size);
+	iter->iov_offset = bio->bi_iter.bi_bvec_done;
+}
+
+static bool lookup(struct dm_loop_file *lf, sector_t sector,
+		   struct dm_loop_range *r)
+{
+	bool found;
+
+	rcu_read_lock();
+	found = dm_loop_extents_lookup(&lf->extents, sector, r);
+	rcu_read_unlock();
+	return found;
+}
+
+static int set_range(struct dm_loop_file *lf, sector_t start, sector_t end,
+		     enum dm_loop_state state, sector_t phys)
+{
+	int r;
+
+	mutex_lock(&lf->lock);
+	r = dm_loop_extents_set(&lf->extents, start, end - start, state, phys,
+				GFP_KERNEL);
+	mutex_unlock(&lf->lock);
+	return r;
+}
+
+/*
+ * The next flush must commit what the filesystem has done for us.  Called
+ * before the end of the bio that it was done for.
+ */
+static void need_fsync(struct dm_loop_file *lf)
+{
+	atomic64_inc(&lf->dirtied);
+}
+
+/* --- runs --------------------------------------------------------------- */
+
+static void round_put(struct dm_loop_round *round)
+{
+	if (atomic_dec_and_test(&round->pending))
+		complete(&round->done);
+}
+
+static void run_done(struct dm_loop_run *run, long ret)
+{
+	if (ret < 0)
+		run->error = ret;
+	else if (ret != (run->end - run->start) << SECTOR_SHIFT)
+		run->error = -EIO;
+	round_put(run->round);
+}
+
+static struct dm_loop_run *alloc_run(struct dm_loop_file *lf,
+				     struct dm_loop_round *round)
+{
+	/* The first must not fail; more only when they come without waiting. */
+	gfp_t gfp = list_empty(&round->runs) ? GFP_NOIO : GFP_NOWAIT;
+	struct dm_loop_run *run;
+	struct bio *bio;
+
+	bio = bio_alloc_bioset(lf->bdev, RUN_SEGMENTS, REQ_OP_WRITE, gfp,
+			       &dm_loop_runs);
+	if (!bio)
+		return NULL;
+	run = container_of(bio, struct dm_loop_run, bio);
+	run->lf = lf;
+	run->round = round;
+	run->error = 0;
+	bio_list_init(&run->bios);
+	list_add_tail(&run->node, &round->runs);
+	return run;
+}
+
+static void add_zeroes(struct dm_loop_run *run, sector_t sectors)
+{
+	while (sectors) {
+		unsigned int n = min_t(sector_t, sectors, PAGE_SECTORS);
+
+		__bio_add_page(&run->bio, ZERO_PAGE(0), n << SECTOR_SHIFT, 0);
+		sectors -= n;
+	}
+}
+
+static void add_data(struct dm_loop_run *run, struct bio *bio)
+{
+	struct bvec_iter iter;
+	struct bio_vec bv;
+
+	bio_for_each_bvec(bv, bio, iter)
+		__bio_add_page(&run->bio, bv.bv_page, bv.bv_len, bv.bv_offset);
+	bio_list_add(&run->bios, bio);
+}
+
+/* Has any block around @sector, within what is filled at once, got data? */
+static bool is_dense(struct dm_loop_file *lf, sector_t sector)
+{
+	sector_t pos = round_down(sector, DENSE_SECTORS);
+	sector_t end = pos + DENSE_SECTORS;
+	struct dm_loop_range r;
+
+	while (pos < end && lookup(lf, pos, &r)) {
+		if (r.state == DM_LOOP_MAPPED)
+			return true;
+		pos = r.start + r.len;
+	}
+	return false;
+}
+
+/* Blocks around the data that have none are filled with it. */
+static void widen_run(struct dm_loop_run *run, sector_t unit)
+{
+	sector_t ext_end = run->ext.start + run->ext.len;
+
+	run->start = max(round_down(run->start, unit), run->ext.start);
+	run->end = min(round_up(run->end, unit), ext_end);
+}
+
+/* Can @bio be written by @run, after @pos, where its data ends so far? */
+static bool run_takes(struct dm_loop_run *run, struct bio *bio, sector_t pos)
+{
+	sector_t ext_end = run->ext.start + run->ext.len;
+
+	if (bio_start(bio) >= ext_end)
+		return false;
+	/* A gap is filled with zeroes only where one is meant to be small. */
+	if (bio_start(bio) > run->end &&
+	    round_down(bio_start(bio), DENSE_SECTORS) !=
+	    round_down(pos - 1, DENSE_SECTORS))
+		return false;
+	return bio_end(bio) - run->start <= RUN_SECTORS &&
+	       run->bio.bi_vcnt + count_segments(bio) <=
+	       RUN_SEGMENTS - RUN_ZEROES;
+}
+
+/* @floor: the run before this one ends there. */
+static int init_run(struct dm_loop_run *run, struct bio *bio, sector_t floor)
+{
+	struct dm_loop_file *lf = run->lf;
+	sector_t block = block_sectors(lf);
+	bool dense = is_dense(lf, bio_start(bio));
+	int r;
+
+	run->start = bio_start(bio);
+	run->end = bio_end(bio);
+	lookup(lf, run->start, &run->ext);
+	if (run->ext.state == DM_LOOP_HOLE && lf->fs->prepare) {
+		widen_run(run, dense ? DENSE_SECTORS : block);
+		r = lf->fs->prepare(lf, run->start, run->end);
+		if (r)
+			return r;
+		lookup(lf, bio_start(bio), &run->ext);
+	}
+	widen_run(run, dense ? DENSE_SECTORS : block);
+	run->start = max(run->start, floor);
+	return 0;
+}
+
+/*
+ * Build a run from the sorted bios, from the first on.  A bio that overlaps
+ * the run without being part of it goes to @later: after the run it finds its
+ * blocks mapped.
+ * Return: how many bios were used up, at least one.
+ */
+static unsigned int build_run(struct dm_loop_run *run, struct bio **bios,
+			      unsigned int n, sector_t floor,
+			      struct bio_list *later)
+{
+	sector_t block = block_sectors(run->lf);
+	sector_t ext_end, pos;
+	unsigned int i;
+
+	run->error = init_run(run, bios[0], floor);
+	if (run->error) {
+		bio_list_add(&run->bios, bios[0]);
+		return 1;
+	}
+	pos = run->start;
+	ext_end = run->ext.start + run->ext.len;
+	for (i = 0; i < n; i++) {
+		struct bio *bio = bios[i];
+		bool takes = !i || run_takes(run, bio, pos);
+
+		if (i && !takes && bio_start(bio) >= run->end)
+			break;
+		/* The filesystem gave less in one piece than was asked for. */
+		if (!takes || bio_start(bio) < pos || bio_end(bio) > ext_end) {
+			bio_list_add(later, bio);
+			continue;
+		}
+		add_zeroes(run, bio_start(bio) - pos);
+		add_data(run, bio);
+		pos = bio_end(bio);
+		run->end = max(run->end, min(round_up(pos, block), ext_end));
+	}
+	if (!bio_list_empty(&run->bios))
+		add_zeroes(run, run->end - pos);
+	return i;
+}
+
+/* The bio ran into an error in company: see whether it is its own fault. */
+static int write_alone(struct dm_loop_file *lf, struct bio *bio)
+{
+	struct iov_iter iter;
+	struct kiocb iocb;
+	ssize_t n = 1;
+
+	bio_to_iter(bio, ITER_SOURCE, &iter);
+	init_sync_kiocb(&iocb, lf->file);
+	iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
+	iocb.ki_flags |= IOCB_DIRECT;
+	/* A short write comes before the error that cut it. */
+	while (n > 0 && iov_iter_count(&iter))
+		n = lf->file->f_op->write_iter(&iocb, &iter);
+	return n > 0 ? 0 : n ?: -EIO;
+}
+
+/* Ask the filesystem where the blocks are, and enter them. */
+static int promote_asking(struct dm_loop_file *lf, sector_t pos, sector_t end)
+{
+	struct dm_loop_range piece = { }, r;
+	int err = 0;
+
+	for (; !err && pos < end; pos = r.start + r.len) {
+		err = lf->fs->locate(lf, pos, &r);
+		if (err)
+			break;
+		if (r.state != DM_LOOP_MAPPED)
+			return -EIO;
+		r.len = min(r.len, end - r.start);
+		if (piece.len && piece.phys + piece.len == r.phys) {
+			piece.len += r.len;
+			continue;
+		}
+		if (piece.len)
+			err = set_range(lf, piece.start,
+					piece.start + piece.len,
+					DM_LOOP_MAPPED, piece.phys);
+		piece = r;
+	}
+	if (!err && piece.len)
+		err = set_range(lf, piece.start, piece.start + piece.len,
+				DM_LOOP_MAPPED, piece.phys);
+	return err;
+}
+
+/*
+ * Enter what was written into the extent table.  The place of an unwritten
+ * block is known and does not change when it is written.
+ */
+static int promote(struct dm_loop_file *lf, const struct dm_loop_range *ext,
+		   sector_t start, sector_t end)
+{
+	int r;
+
+	if (lf->fs->written) {
+		r = lf->fs->written(lf, start, end);
+		if (r)
+			return r;
+	}
+	/* Before the table: a FUA write may find the blocks there at once. */
+	need_fsync(lf);
+	dm_loop_count(lf, DM_LOOP_PROMOTES);
+	if (ext->state == DM_LOOP_HOLE)
+		return promote_asking(lf, round_down(start, block_sectors(lf)),
+				      end);
+	return set_range(lf, start, end, DM_LOOP_MAPPED,
+			 ext->phys + (start - ext->start));
+}
+
+static int retry_alone(struct dm_loop_run *run, struct bio *bio)
+{
+	struct dm_loop_file *lf = run->lf;
+	sector_t block = block_sectors(lf);
+	sector_t ext_end = run->ext.start + run->ext.len;
+	int r;
+
+	/* Where we write the blocks ourselves the error is the device's. */
+	if (lf->fs->prepare)
+		return run->error;
+	r = write_alone(lf, bio);
+	if (r)
+		return r;
+	return promote(lf, &run->ext, round_down(bio_start(bio), block),
+		       min(round_up(bio_end(bio), block), ext_end));
+}
+
+/* Full or over quota: tell whoever waits for an event of the device. */
+static void say_full(struct dm_loop_file *lf)
+{
+	struct dm_loop_target *lt;
+
+	dm_loop_count(lf, DM_LOOP_NOSPC);
+	mutex_lock(&lf->lock);
+	list_for_each_entry(lt, &lf->targets, node)
+		if (lt->active)
+			dm_table_event(lt->ti->table);
+	mutex_unlock(&lf->lock);
+}
+
+static void end_run(struct dm_loop_run *run)
+{
+	struct dm_loop_file *lf = run->lf;
+	struct bio *bio;
+	int r;
+
+	if (bio_list_empty(&run->bios))
+		return;
+	if (!run->error) {
+		run->error = promote(lf, &run->ext, run->start, run->end);
+		if (dm_loop_file_cached(lf, run->start, run->end - run->start))
+			dm_loop_file_invalidate(lf, run->start,
+						run->end - run->start);
+		while ((bio = bio_list_pop(&run->bios)))
+			end_bio(bio, run->error);
+		return;
+	}
+	while ((bio = bio_list_pop(&run->bios))) {
+		r = retry_alone(run, bio);
+		if (r == -ENOSPC || r == -EDQUOT)
+			say_full(lf);
+		end_bio(bio, r);
+	}
+}
+
+static int compare_bios(const void *a, const void *b)
+{
+	sector_t x = bio_start(*(struct bio *const *)a);
+	sector_t y = bio_start(*(struct bio *const *)b);
+
+	return x < y ? -1 : x > y;
+}
+
+static unsigned int take_bios(struct bio_list *fills, struct bio **bios)
+{
+	unsigned int n = 0;
+
+	while (n < ROUND && !bio_list_empty(fills))
+		bios[n++] = bio_list_pop(fills);
+	sort(bios, n, sizeof(*bios), compare_bios, NULL);
+	return n;
+}
+
+static void start_runs(struct dm_loop_file *lf, struct dm_loop_round *round,
+		       struct bio **bios, unsigned int n,
+		       struct bio_list *later)
+{
+	struct dm_loop_run *run;
+	struct blk_plug plug;
+	sector_t floor = 0;
+	unsigned int i = 0;
+
+	blk_start_plug(&plug);
+	while (i < n) {
+		run = alloc_run(lf, round);
+		if (!run)
+			break;
+		i += build_run(run, bios + i, n - i, floor, later);
+		if (run->error || bio_list_empty(&run->bios))
+			continue;
+		floor = run->end;
+		dm_loop_count(lf, DM_LOOP_FILLS);
+		atomic_inc(&round->pending);
+		lf->fs->submit(run);
+	}
+	blk_finish_plug(&plug);
+	while (i < n)
+		bio_list_add(later, bios[i++]);
+}
+
+static void fill_round(struct dm_loop_file *lf, struct bio_list *fills,
+		       struct bio_list *later)
+{
+	struct dm_loop_round round = {
+		.runs = LIST_HEAD_INIT(round.runs),
+		.pending = ATOMIC_INIT(1),
+		.done = COMPLETION_INITIALIZER_ONSTACK(round.done),
+	};
+	struct dm_loop_run *run, *next;
+	struct bio *bios[ROUND];
+	unsigned int n;
+
+	n = take_bios(fills, bios);
+	start_runs(lf, &round, bios, n, later);
+	round_put(&round);
+	wait_for_completion_io(&round.done);
+	list_for_each_entry_safe(run, next, &round.runs, node) {
+		end_run(run);
+		bio_put(&run->bio);
+	}
+}
+
+/* --- ext2, ext3, ext4 --------------------------------------------------- */
+
+static bool ext_supported(struct dm_loop_file *lf)
+{
+	return lf->file->f_op->write_iter && !lf->swapfile;
+}
+
+static int ext_locate(struct dm_loop_file *lf, sector_t sector,
+		      struct dm_loop_range *r)
+{
+	unsigned int shift = lf->inode->i_blkbits - SECTOR_SHIFT;
+	sector_t block = sector >> shift;
+	int err;
+
+	err = bmap(lf->inode, &block);
+	r->start = sector;
+	r->len = block_sectors(lf);
+	r->state = block ? DM_LOOP_MAPPED : DM_LOOP_HOLE;
+	r->phys = block << shift;
+	return err;
+}
+
+static void ext_complete(struct kiocb *iocb, long ret)
+{
+	run_done(container_of(iocb, struct dm_loop_run, iocb), ret);
+}
+
+/*
+ * These filesystems cannot remap, so S_SWAPFILE is not set and their own
+ * direct I/O is open to us, the one writer.
+ */
+static void ext_submit(struct dm_loop_run *run)
+{
+	struct iov_iter iter;
+	ssize_t n;
+
+	iov_iter_bvec(&iter, ITER_SOURCE, run->bio.bi_io_vec, run->bio.bi_vcnt,
+		      run->bio.bi_iter.bi_size);
+	init_sync_kiocb(&run->iocb, run->lf->file);
+	run->iocb.ki_pos = run->start << SECTOR_SHIFT;
+	run->iocb.ki_flags |= IOCB_DIRECT;
+	run->iocb.ki_complete = ext_complete;
+	n = run->lf->file->f_op->write_iter(&run->iocb, &iter);
+	if (n != -EIOCBQUEUED)
+		run_done(run, n);
+}
+
+/* --- xfs ---------------------------------------------------------------- */
+
+/*
+ * S_SWAPFILE keeps clones out and stays set, so xfs does not write for us.
+ * As a pNFS client does it: space is allocated ahead, we write the unwritten
+ * blocks, and commit_blocks() tells xfs that they hold data.  Until then xfs
+ * shows zeroes there, before and after a power cut.
+ */
+static bool xfs_supported(struct dm_loop_file *lf)
+{
+	struct dm_loop_range r;
+
+	return lf->file->f_op->fallocate && dm_loop_has_block_ops(lf->inode) &&
+	       !lf->fs->locate(lf, 0, &r);
+}
+
+static int xfs_locate(struct dm_loop_file *lf, sector_t sector,
+		      struct dm_loop_range *r)
+{
+	loff_t pos = sector << SECTOR_SHIFT;
+	struct iomap iomap = { };
+	int err;
+
+	err = dm_loop_map_blocks(lf->inode, pos, lf->chunk << SECTOR_SHIFT,
+				 &iomap);
+	if (err)
+		return err;
+	/* Older kernels give the whole extent, which may begin before. */
+	r->start = sector;
+	r->len = (iomap.offset + iomap.length - pos) >> SECTOR_SHIFT;
+	r->phys = 0;
+	switch (iomap.type) {
+	case IOMAP_MAPPED:
+		r->state = DM_LOOP_MAPPED;
+		break;
+	case IOMAP_UNWRITTEN:
+		r->state = DM_LOOP_UNWRITTEN;
+		break;
+	default:
+		r->state = DM_LOOP_HOLE;
+		return 0;
+	}
+	r->phys = (iomap.addr + (pos - iomap.offset)) >> SECTOR_SHIFT;
+	return 0;
+}
+
+static int xfs_allocate(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	sector_t block = block_sectors(lf);
+
+	start = round_down(start, block);
+	end = round_up(end, block);
+	return lf->file->f_op->fallocate(lf->file, FALLOC_FL_KEEP_SIZE,
+					 start << SECTOR_SHIFT,
+					 (end - start) << SECTOR_SHIFT);
+}
+
+/* Space for a whole chunk, within the hole; if that fails, for the run. */
+static int xfs_prepare(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	struct dm_loop_range hole, r;
+	sector_t from, to;
+	int err;
+
+	if (!lookup(lf, start, &hole))
+		return -EIO;
+	from = max(round_down(start, lf->chunk), hole.start);
+	to = min(round_up(end, lf->chunk), hole.start + hole.len);
+	err = xfs_allocate(lf, from, to);
+	if (err) {
+		from = start;
+		to = end;
+		err = xfs_allocate(lf, from, to);
+	}
+	for (; !err && from < to; from = r.start + r.len) {
+		err = xfs_locate(lf, from, &r);
+		if (err)
+			break;
+		r.len = min(r.len, to - from);
+		err = set_range(lf, from, from + r.len, r.state, r.phys);
+	}
+	return err;
+}
+
+static void xfs_end_io(struct bio *bio)
+{
+	struct dm_loop_run *run = container_of(bio, struct dm_loop_run, bio);
+
+	if (bio->bi_status)
+		run_done(run, blk_status_to_errno(bio->bi_status));
+	else
+		run_done(run, (run->end - run->start) << SECTOR_SHIFT);
+}
+
+static void xfs_submit(struct dm_loop_run *run)
+{
+	struct bio *bio = &run->bio;
+
+	/* The allocation gave less than the whole run in one piece. */
+	if (run->ext.state == DM_LOOP_HOLE) {
+		run_done(run, -EIO);
+		return;
+	}
+	bio->bi_iter.bi_sector = run->ext.phys + (run->start - run->ext.start);
+	bio->bi_end_io = xfs_end_io;
+	submit_bio(bio);
+}
+
+static int xfs_commit_one(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	struct iomap map = {
+		.offset = start << SECTOR_SHIFT,
+		.length = (end - start) << SECTOR_SHIFT,
+	};
+
+	return dm_loop_commit_blocks(lf->inode, &map, 1);
+}
+
+/* Remember what has to be committed; at once when there is no memory. */
+static int xfs_written(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	struct dm_loop_pending *p;
+
+	p = kmalloc_obj(*p, GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
+	if (!p)
+		return xfs_commit_one(lf, start, end);
+	p->start = start;
+	p->end = end;
+	spin_lock_irq(&lf->todo_lock);
+	list_add_tail(&p->node, &lf->pending);
+	spin_unlock_irq(&lf->todo_lock);
+	queue_delayed_work(lf->wq, &lf->flusher, COMMIT_DELAY);
+	return 0;
+}
+
+static int compare_pending(void *priv, const struct list_head *a,
+			   const struct list_head *b)
+{
+	const struct dm_loop_pending *x, *y;
+
+	x = list_entry(a, struct dm_loop_pending, node);
+	y = list_entry(b, struct dm_loop_pending, node);
+	return x->start > y->start;
+}
+
+#define COMMIT_MAPS 32
+
+/* Take up to COMMIT_MAPS merged ranges off the sorted list. */
+static int take_maps(struct list_head *pending, struct iomap *maps)
+{
+	struct dm_loop_pending *p, *next;
+	int n = 0;
+
+	list_for_each_entry_safe(p, next, pending, node) {
+		u64 start = p->start << SECTOR_SHIFT;
+		u64 end = p->end << SECTOR_SHIFT;
+
+		if (n && start <= maps[n - 1].offset + maps[n - 1].length) {
+			start = maps[n - 1].offset;
+			end = max(end, start + maps[n - 1].length);
+			n--;
+		}
+		if (n == COMMIT_MAPS)
+			break;
+		maps[n].offset = start;
+		maps[n++].length = end - start;
+		list_del(&p->node);
+		kfree(p);
+	}
+	return n;
+}
+
+static int xfs_commit(struct dm_loop_file *lf)
+{
+	LIST_HEAD(pending);
+	struct iomap *maps;
+	int r = 0;
+	int n;
+
+	spin_lock_irq(&lf->todo_lock);
+	list_splice_init(&lf->pending, &pending);
+	spin_unlock_irq(&lf->todo_lock);
+	if (list_empty(&pending))
+		return 0;
+
+	list_sort(NULL, &pending, compare_pending);
+	maps = kcalloc(COMMIT_MAPS, sizeof(*maps), GFP_NOIO | __GFP_NOFAIL);
+	while (!r && (n = take_maps(&pending, maps))) {
+		dm_loop_count(lf, DM_LOOP_COMMITS);
+		r = dm_loop_commit_blocks(lf->inode, maps, n);
+	}
+	kfree(maps);
+	return r;
+}
+
+static const struct dm_loop_fs filesystems[] = {
+	{
+		.name = "ext4",
+		.supported = ext_supported,
+		.locate = ext_locate,
+		.submit = ext_submit,
+	}, {
+		.name = "ext3",
+		.supported = ext_supported,
+		.locate = ext_locate,
+		.submit = ext_submit,
+	}, {
+		.name = "ext2",
+		.supported = ext_supported,
+		.locate = ext_locate,
+		.submit = ext_submit,
+	}, {
+		.name = "xfs",
+		.supported = xfs_supported,
+		.prepare = xfs_prepare,
+		.locate = xfs_locate,
+		.submit = xfs_submit,
+		.written = xfs_written,
+		.commit = xfs_commit,
+	},
+};
+
+/**
+ * dm_loop_fill_fs() - how the filesystem of a file is filled
+ * @lf: the backing file
+ *
+ * Return: NULL when this kind of filesystem cannot be.
+ */
+const struct dm_loop_fs *dm_loop_fill_fs(const struct dm_loop_file *lf)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(filesystems); i++)
+		if (!strcmp(filesystems[i].name, lf->inode->i_sb->s_type->name))
+			return &filesystems[i];
+	return NULL;
+}
+
+/**
+ * dm_loop_can_fill() - can this file be filled under the pin that it has?
+ * @lf: the backing file, pinned
+ *
+ * Context: Sleeps; asks the filesystem.
+ */
+bool dm_loop_can_fill(struct dm_loop_file *lf)
+{
+	return lf->fs && lf->fs->supported(lf);
+}
+
+/* --- giving blocks back ------------------------------------------------- */
+
+/*
+ * From here on map() sends what touches the range to the worker, which is
+ * us; what it sent to the device before is waited for.
+ */
+static void block_range(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	WRITE_ONCE(lf->busy_start, start);
+	/* Pairs with is_busy(). */
+	smp_store_release(&lf->busy_end, end);
+	synchronize_srcu_expedited(&lf->inflight);
+}
+
+static void unblock_range(struct dm_loop_file *lf)
+{
+	WRITE_ONCE(lf->busy_end, 0);
+}
+
+static bool has_blocks(struct dm_loop_file *lf, sector_t pos, sector_t end)
+{
+	struct dm_loop_range r;
+
+	for (; pos < end && lookup(lf, pos, &r); pos = r.start + r.len)
+		if (r.state != DM_LOOP_HOLE)
+			return true;
+	return false;
+}
+
+/* After an error nobody knows what is left: ask. */
+static void relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
+{
+	struct dm_loop_range r;
+
+	for (; pos < end; pos = r.start + r.len) {
+		if (lf->fs->locate(lf, pos, &r))
+			return;
+		r.len = min(r.len, end - pos);
+		if (r.state != DM_LOOP_HOLE &&
+		    set_range(lf, pos, pos + r.len, r.state, r.phys))
+			return;
+	}
+}
+
+/*
+ * Whole blocks only: the edges of others would be zeroed through the page
+ * cache.  The table first: it must never name blocks that are free.
+ */
+static int punch_blocks(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	struct file *file = lf->file;
+	int r = 0;
+
+	if (start >= end || !has_blocks(lf, start, end))
+		return 0;
+	dm_loop_count(lf, DM_LOOP_PUNCHES);
+	block_range(lf, start, end);
+	if (lf->fs->commit)
+		r = lf->fs->commit(lf);
+	if (!r)
+		r = set_range(lf, start, end, DM_LOOP_HOLE, 0);
+	if (!r) {
+		r = file->f_op->fallocate(file, FALLOC_FL_PUNCH_HOLE |
+					  FALLOC_FL_KEEP_SIZE,
+					  start << SECTOR_SHIFT,
+					  (end - start) << SECTOR_SHIFT);
+		if (r)
+			relocate(lf, start, end);
+		need_fsync(lf);
+	}
+	unblock_range(lf);
+	return r;
+}
+
+/* Part of a block: what has no data reads as zeroes already. */
+static int zero_edge(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	struct dm_loop_range r;
+	sector_t n;
+	int err = 0;
+
+	for (; !err && start < end; start += n) {
+		if (!lookup(lf, start, &r))
+			return -EIO;
+		n = min(end, r.start + r.len) - start;
+		if (r.state != DM_LOOP_MAPPED)
+			continue;
+		err = blkdev_issue_zeroout(lf->bdev,
+					   r.phys + (start - r.start), n,
+					   GFP_NOIO, BLKDEV_ZERO_NOUNMAP);
+		if (dm_loop_file_cached(lf, start, n))
+			dm_loop_file_invalidate(lf, start, n);
+	}
+	return err;
+}
+
+static void punch_bio(struct dm_loop_file *lf, struct bio *bio)
+{
+	sector_t block = block_sectors(lf);
+	sector_t start = bio_start(bio);
+	sector_t end = bio_end(bio);
+	sector_t from = round_up(start, block);
+	sector_t to = round_down(end, block);
+	int r = 0;
+
+	if (bio_op(bio) == REQ_OP_WRITE_ZEROES) {
+		if (bio->bi_opf & REQ_NOUNMAP)
+			from = end;
+		r = zero_edge(lf, start, min(from, end));
+		if (!r && to >= from)
+			r = zero_edge(lf, to, end);
+	}
+	if (!r)
+		r = punch_blocks(lf, from, to);
+	end_bio(bio, r);
+}
+
+/* --- the worker --------------------------------------------------------- */
 
 /**
  * dm_loop_defer() - let the worker go on with a bio
@@ -28,6 +984,94 @@ void dm_loop_defer(struct dm_loop_file *lf, struct bio *bio)
 	queue_work(lf->wq, &lf->worker);
 }
 
+/**
+ * dm_loop_defer_sync() - end a bio when all that was filled is committed
+ * @lf: the backing file
+ * @bio: a flush, or a FUA write that is on the device
+ *
+ * Context: Any; takes lf->todo_lock.
+ */
+void dm_loop_defer_sync(struct dm_loop_file *lf, struct bio *bio)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&lf->todo_lock, flags);
+	bio_list_add(&lf->flushes, bio);
+	spin_unlock_irqrestore(&lf->todo_lock, flags);
+	mod_delayed_work(lf->wq, &lf->flusher, 0);
+}
+
+/* As many sectors as a run has segments for. */
+static sector_t fit_sectors(struct bio *bio)
+{
+	sector_t block = PAGE_SECTORS, sectors;
+	struct bvec_iter iter;
+	struct bio_vec bv;
+	unsigned int n = 0, bytes = 0;
+
+	bio_for_each_bvec(bv, bio, iter) {
+		if (n++ == RUN_SEGMENTS - RUN_ZEROES)
+			break;
+		bytes += bv.bv_len;
+	}
+	sectors = min_t(sector_t, bytes >> SECTOR_SHIFT, RUN_SECTORS);
+	if (sectors < bio_sectors(bio) && sectors > block)
+		sectors = round_down(sectors, block);
+	return sectors;
+}
+
+/* @bio lies in one extent, @r: let it go, or keep it to be filled. */
+static void send(struct dm_loop_file *lf, struct bio *bio,
+		 const struct dm_loop_range *r, struct bio_list *fills)
+{
+	bool write = op_is_write(bio_op(bio));
+	sector_t sectors = bio_sectors(bio);
+
+	if (r->state != DM_LOOP_MAPPED && r->state != DM_LOOP_SHARED) {
+		if (write) {
+			bio_list_add(fills, bio);
+			return;
+		}
+		zero_fill_bio(bio);
+		bio_endio(bio);
+		return;
+	}
+	if (write && r->state == DM_LOOP_SHARED) {
+		end_bio(bio, -EIO);
+		return;
+	}
+	if (write && dm_loop_file_cached(lf, bio_start(bio), sectors))
+		dm_loop_file_invalidate(lf, bio_start(bio), sectors);
+	bio_set_dev(bio, lf->bdev);
+	bio->bi_iter.bi_sector = r->phys + (bio_start(bio) - r->start);
+	submit_bio_noacct(bio);
+}
+
+/* The table may have changed since map(): look again, piece by piece. */
+static void route(struct dm_loop_file *lf, struct bio *bio,
+		  struct bio_list *fills)
+{
+	struct dm_loop_range r;
+	struct bio *piece;
+	sector_t n;
+
+	do {
+		if (!lookup(lf, bio_start(bio), &r)) {
+			end_bio(bio, -EIO);
+			return;
+		}
+		n = r.start + r.len - bio_start(bio);
+		if (op_is_write(bio_op(bio)) && r.state != DM_LOOP_MAPPED)
+			n = min(n, fit_sectors(bio));
+		piece = bio;
+		if (n < bio_sectors(bio)) {
+			piece = bio_split(bio, n, GFP_NOIO, &dm_loop_runs);
+			bio_chain(piece, bio);
+		}
+		send(lf, piece, &r, fills);
+	} while (piece != bio);
+}
+
 /*
  * The second half of a write while the file was cached.  bio_endio() has done
  * its part for this bio (accounting, cgroup); what is left is device-mapper's
@@ -41,58 +1085,116 @@ static void finish_write(struct dm_loop_file *lf, struct bio *bio)
 	bio->bi_end_io(bio);
 }
 
-/* Return: false when the host is frozen and the bio has to wait. */
-static bool start_write(struct dm_loop_file *lf, struct bio *bio)
+/* What a round of the worker has to do. */
+struct dm_loop_todo {
+	struct bio_list data;
+	struct bio_list punches;
+	struct bio_list held;
+};
+
+static void take_bio(struct dm_loop_file *lf, struct bio *bio,
+		     struct dm_loop_todo *todo)
 {
 	struct dm_loop_io *io = dm_loop_io(bio);
 
-	if (!dm_loop_start_write(lf, bio)) {
-		dm_loop_count(lf, DM_LOOP_HELD);
-		return false;
-	}
-	if (dm_loop_file_cached(lf, io->sector, io->sectors))
-		dm_loop_file_invalidate(lf, io->sector, io->sectors);
-	dm_loop_submit(lf, bio);
-	return true;
-}
-
-static bool work_on(struct dm_loop_file *lf, struct bio *bio)
-{
-	if (dm_loop_io(bio)->flags & DM_LOOP_IO_WRITTEN) {
+	if (io->flags & DM_LOOP_IO_WRITTEN) {
 		finish_write(lf, bio);
-		return true;
+		return;
 	}
-	return start_write(lf, bio);
+	bio->bi_iter.bi_sector = io->sector;
+	if (op_is_write(bio_op(bio)) && !(io->flags & DM_LOOP_IO_WRITER) &&
+	    !dm_loop_start_write(lf, bio)) {
+		bio_list_add(&todo->held, bio);
+	} else if (lf->mode == DM_LOOP_MODE_FILE) {
+		queue_work(lf->wq, &io->work);
+	} else if (bio_op(bio) == REQ_OP_DISCARD ||
+		   bio_op(bio) == REQ_OP_WRITE_ZEROES) {
+		bio_list_add(&todo->punches, bio);
+	} else {
+		dm_loop_track(lf, io);
+		bio_list_add(&todo->data, bio);
+	}
 }
 
-static void put_back(struct dm_loop_file *lf, struct bio_list *held)
+static void work_on_data(struct dm_loop_file *lf, struct bio_list *data)
 {
-	if (bio_list_empty(held))
+	struct bio_list fills = BIO_EMPTY_LIST;
+	struct bio_list later = BIO_EMPTY_LIST;
+	struct bio *bio;
+
+	while (!bio_list_empty(data)) {
+		while ((bio = bio_list_pop(data)))
+			route(lf, bio, &fills);
+		if (!bio_list_empty(&fills))
+			fill_round(lf, &fills, &later);
+		/* A round may have mapped what the others are to fill. */
+		bio_list_merge(data, &fills);
+		bio_list_merge(data, &later);
+		bio_list_init(&fills);
+		bio_list_init(&later);
+	}
+}
+
+/* Held bios go back to device-mapper when it suspends without a flush. */
+static void keep_held(struct dm_loop_file *lf, struct bio_list *held)
+{
+	struct bio_list keep = BIO_EMPTY_LIST;
+	struct bio *bio;
+
+	while ((bio = bio_list_pop(held))) {
+		if (dm_noflush_suspending(dm_loop_io(bio)->lt->ti)) {
+			bio->bi_status = BLK_STS_DM_REQUEUE;
+			bio_endio(bio);
+			continue;
+		}
+		dm_loop_count(lf, DM_LOOP_HELD);
+		bio_list_add(&keep, bio);
+	}
+	if (bio_list_empty(&keep))
 		return;
 	spin_lock_irq(&lf->todo_lock);
-	bio_list_merge_head(&lf->todo, held);
+	bio_list_merge_head(&lf->todo, &keep);
 	spin_unlock_irq(&lf->todo_lock);
 	queue_delayed_work(lf->wq, &lf->retry, THAW_POLL);
+}
+
+/* The filesystem must not wait for us, in any way, while it works for us. */
+static unsigned int enter_fs(void)
+{
+	unsigned int flags = memalloc_noio_save();
+
+	current->flags |= PF_LOCAL_THROTTLE;
+	return flags;
+}
+
+static void leave_fs(unsigned int flags)
+{
+	current->flags &= ~PF_LOCAL_THROTTLE;
+	memalloc_noio_restore(flags);
 }
 
 static void dm_loop_work(struct work_struct *work)
 {
 	struct dm_loop_file *lf = container_of(work, struct dm_loop_file,
 					       worker);
-	struct bio_list todo, held = BIO_EMPTY_LIST;
-	unsigned int noio = memalloc_noio_save();
+	struct dm_loop_todo todo = { };
+	struct bio_list bios;
+	unsigned int flags = enter_fs();
 	struct bio *bio;
 
 	spin_lock_irq(&lf->todo_lock);
-	todo = lf->todo;
+	bios = lf->todo;
 	bio_list_init(&lf->todo);
 	spin_unlock_irq(&lf->todo_lock);
 
-	while ((bio = bio_list_pop(&todo)))
-		if (!work_on(lf, bio))
-			bio_list_add(&held, bio);
-	put_back(lf, &held);
-	memalloc_noio_restore(noio);
+	while ((bio = bio_list_pop(&bios)))
+		take_bio(lf, bio, &todo);
+	work_on_data(lf, &todo.data);
+	/* Nothing is under way that waits for us: the range can be drained. */
+	while ((bio = bio_list_pop(&todo.punches)))
+		punch_bio(lf, bio);
+	keep_held(lf, &todo.held);
+	leave_fs(flags);
 }
 
 static void dm_loop_retry(struct work_struct *work)
@@ -107,11 +1209,177 @@ static void dm_loop_touch(struct work_struct *work)
 {
 	struct dm_loop_file *lf = container_of(to_delayed_work(work),
 					       struct dm_loop_file, touch);
-	unsigned int noio = memalloc_noio_save();
+	unsigned int flags = enter_fs();
 
 	dm_loop_file_touch(lf);
-	memalloc_noio_restore(noio);
+	leave_fs(flags);
 }
+
+/* --- flushes ------------------------------------------------------------ */
+
+/**
+ * dm_loop_sync() - commit what the filesystem has done for us
+ * @lf: the backing file
+ *
+ * Context: Sleeps; under memalloc_noio_save().
+ * Return: 0 or a negative errno.
+ */
+int dm_loop_sync(struct dm_loop_file *lf)
+{
+	s64 dirtied = atomic64_read(&lf->dirtied);
+	int r = 0;
+
+	if (dirtied == atomic64_read(&lf->synced))
+		return 0;
+	dm_loop_count(lf, DM_LOOP_FSYNCS);
+	if (lf->mode == DM_LOOP_MODE_MAPPED && lf->fs && lf->fs->commit)
+		r = lf->fs->commit(lf);
+	if (!r)
+		r = vfs_fsync(lf->file, 1);
+	/* Only now may a flush that comes meanwhile pass us by. */
+	if (!r)
+		atomic64_set(&lf->synced, dirtied);
+	return r;
+}
+
+static void end_flush(struct dm_loop_file *lf, struct bio *bio, int r)
+{
+	struct dm_loop_io *io = dm_loop_io(bio);
+
+	if (io->flags & DM_LOOP_IO_SYNCED) {
+		if (r)
+			bio->bi_status = errno_to_blk_status(r);
+		bio->bi_end_io(bio);
+	} else if (r || !lf->bdev) {
+		end_bio(bio, r);
+	} else {
+		bio_set_dev(bio, lf->bdev);
+		submit_bio_noacct(bio);
+	}
+}
+
+static void dm_loop_flush(struct work_struct *work)
+{
+	struct dm_loop_file *lf = container_of(to_delayed_work(work),
+					       struct dm_loop_file, flusher);
+	struct super_block *sb = lf->inode->i_sb;
+	struct bio_list bios;
+	unsigned int flags;
+	struct bio *bio;
+	int r;
+
+	/* A commit needs a transaction, which a frozen filesystem has not. */
+	if (!sb_start_write_trylock(sb)) {
+		queue_delayed_work(lf->wq, &lf->flusher, THAW_POLL);
+		return;
+	}
+	flags = enter_fs();
+	spin_lock_irq(&lf->todo_lock);
+	bios = lf->flushes;
+	bio_list_init(&lf->flushes);
+	spin_unlock_irq(&lf->todo_lock);
+	r = dm_loop_sync(lf);
+	while ((bio = bio_list_pop(&bios)))
+		end_flush(lf, bio, r);
+	leave_fs(flags);
+	sb_end_write(sb);
+}
+
+/* --- file mode ---------------------------------------------------------- */
+
+static bool can_direct(struct dm_loop_file *lf, const struct iov_iter *iter,
+		       loff_t pos)
+{
+	return lf->dio_align &&
+	       !((pos | iov_iter_count(iter)) & (lf->dio_align - 1)) &&
+	       !(iov_iter_alignment(iter) & (lf->dio_mem_align - 1));
+}
+
+static int file_rw(struct dm_loop_file *lf, struct bio *bio)
+{
+	bool write = op_is_write(bio_op(bio));
+	const struct file_operations *fop = lf->file->f_op;
+	struct iov_iter iter;
+	struct kiocb iocb;
+	ssize_t n;
+
+	bio_to_iter(bio, write ? ITER_SOURCE : ITER_DEST, &iter);
+	init_sync_kiocb(&iocb, lf->file);
+	iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
+	iocb.ki_ioprio = bio->bi_ioprio;
+	do {
+		if (can_direct(lf, &iter, iocb.ki_pos))
+			iocb.ki_flags |= IOCB_DIRECT;
+		n = write ? fop->write_iter(&iocb, &iter) :
+			    fop->read_iter(&iocb, &iter);
+		/* Some say only now that they cannot do it direct. */
+		if (n == -EINVAL && (iocb.ki_flags & IOCB_DIRECT)) {
+			lf->dio_align = 0;
+			iocb.ki_flags &= ~IOCB_DIRECT;
+			n = 1;
+		}
+	} while (n > 0 && iov_iter_count(&iter));
+	return n > 0 ? 0 : n ?: -EIO;
+}
+
+static int file_punch(struct dm_loop_file *lf, struct bio *bio)
+{
+	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	struct file *file = lf->file;
+
+	if (bio_op(bio) == REQ_OP_WRITE_ZEROES && (bio->bi_opf & REQ_NOUNMAP))
+		mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+	return file->f_op->fallocate(file, mode,
+				     bio_start(bio) << SECTOR_SHIFT,
+				     (loff_t)bio_sectors(bio) << SECTOR_SHIFT);
+}
+
+static void dm_loop_file_io(struct work_struct *work)
+{
+	struct dm_loop_io *io = container_of(work, struct dm_loop_io, work);
+	struct bio *bio = dm_bio_from_per_bio_data(io, sizeof(*io));
+	struct dm_loop_file *lf = io->lt->lf;
+	unsigned int flags = enter_fs();
+	int r;
+
+	kthread_associate_blkcg(bio_blkcg_css(bio));
+	if (bio_op(bio) == REQ_OP_DISCARD ||
+	    bio_op(bio) == REQ_OP_WRITE_ZEROES)
+		r = file_punch(lf, bio);
+	else
+		r = file_rw(lf, bio);
+	kthread_associate_blkcg(NULL);
+	if (op_is_write(bio_op(bio))) {
+		need_fsync(lf);
+		if (r == -ENOSPC || r == -EDQUOT)
+			say_full(lf);
+	}
+	end_bio(bio, r);
+	leave_fs(flags);
+}
+
+/**
+ * dm_loop_defer_file() - do a bio by file I/O
+ * @lf: the backing file, in file mode
+ * @bio: with its place in dm_loop_io(bio)->sector
+ *
+ * Context: Any.
+ */
+void dm_loop_defer_file(struct dm_loop_file *lf, struct bio *bio)
+{
+	struct dm_loop_io *io = dm_loop_io(bio);
+
+	dm_loop_count(lf, DM_LOOP_FILE_IOS);
+	bio->bi_iter.bi_sector = io->sector;
+	INIT_WORK(&io->work, dm_loop_file_io);
+	/* Frozen: the worker holds it. */
+	if (op_is_write(bio_op(bio)) && !dm_loop_start_write(lf, bio))
+		dm_loop_defer(lf, bio);
+	else
+		queue_work(lf->wq, &io->work);
+}
+
+/* --- beginning and end -------------------------------------------------- */
 
 /**
  * dm_loop_worker_init() - make the worker of a backing file
@@ -128,8 +1396,11 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 	INIT_WORK(&lf->worker, dm_loop_work);
 	INIT_DELAYED_WORK(&lf->retry, dm_loop_retry);
 	INIT_DELAYED_WORK(&lf->touch, dm_loop_touch);
+	INIT_DELAYED_WORK(&lf->flusher, dm_loop_flush);
 	spin_lock_init(&lf->todo_lock);
 	bio_list_init(&lf->todo);
+	bio_list_init(&lf->flushes);
+	INIT_LIST_HEAD(&lf->pending);
 	return 0;
 }
 
@@ -143,5 +1414,24 @@ void dm_loop_worker_exit(struct dm_loop_file *lf)
 {
 	cancel_delayed_work_sync(&lf->retry);
 	cancel_delayed_work_sync(&lf->touch);
+	cancel_delayed_work_sync(&lf->flusher);
 	destroy_workqueue(lf->wq);
+}
+
+/**
+ * dm_loop_fill_init() - what all files share
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int dm_loop_fill_init(void)
+{
+	return bioset_init(&dm_loop_runs, 16,
+			   offsetof(struct dm_loop_run, bio),
+			   BIOSET_NEED_BVECS);
+}
+
+/** dm_loop_fill_exit() - undo dm_loop_fill_init() */
+void dm_loop_fill_exit(void)
+{
+	bioset_exit(&dm_loop_runs);
 }

@@ -10,22 +10,56 @@
  * to the worker in dm-loop-fill.c.
  */
 #include <linux/ctype.h>
+#include <linux/log2.h>
 #include <linux/module.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 
 #include "dm-loop.h"
+#include "compat/limits.h"
+
+/* What the option chunk may be, in bytes. */
+#define CHUNK_MIN SZ_64K
+#define CHUNK_MAX SZ_64M
 
 const char *const dm_loop_count_names[] = {
 	[DM_LOOP_ZERO_READS] = "zero_reads",
+	[DM_LOOP_FILLS] = "fills",
+	[DM_LOOP_PROMOTES] = "promotes",
+	[DM_LOOP_PUNCHES] = "punches",
+	[DM_LOOP_COMMITS] = "commits",
+	[DM_LOOP_FSYNCS] = "fsyncs",
+	[DM_LOOP_FILE_IOS] = "file_ios",
+	[DM_LOOP_NOSPC] = "nospc",
 	[DM_LOOP_INVALIDATES] = "invalidates",
 	[DM_LOOP_HELD] = "held",
 	[DM_LOOP_TIMES] = "times",
 };
 
-static int parse_option(struct dm_loop_target *lt, const char *name)
+static int parse_chunk(struct dm_loop_target *lt, struct dm_arg_set *as)
 {
+	u64 bytes;
+
+	if (!as->argc || kstrtou64(dm_shift_arg(as), 10, &bytes))
+		return -EINVAL;
+	if (!is_power_of_2(bytes) || bytes < CHUNK_MIN || bytes > CHUNK_MAX)
+		return -EINVAL;
+	lt->chunk = bytes >> SECTOR_SHIFT;
+	return 0;
+}
+
+static int parse_option(struct dm_loop_target *lt, struct dm_arg_set *as)
+{
+	const char *name = dm_shift_arg(as);
+
 	if (!strcasecmp(name, "mapped"))
 		lt->mapped = true;
+	else if (!strcasecmp(name, "no_discard"))
+		lt->no_discard = true;
+	else if (!strcasecmp(name, "unshare"))
+		lt->unshare = true;
+	else if (!strcasecmp(name, "chunk"))
+		return parse_chunk(lt, as);
 	else
 		return -EINVAL;
 	return 0;
@@ -50,9 +84,9 @@ static int parse_options(struct dm_loop_target *lt, struct dm_arg_set *as)
 		return -EINVAL;
 	}
 	while (as->argc) {
-		r = parse_option(lt, dm_shift_arg(as));
+		r = parse_option(lt, as);
 		if (r) {
-			ti->error = "Unknown option";
+			ti->error = "Unknown option or invalid value";
 			return r;
 		}
 	}
@@ -104,7 +138,7 @@ static int loop_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	struct dm_loop_target *lt;
 	int r;
 
-	lt = kzalloc(sizeof(*lt), GFP_KERNEL);
+	lt = kzalloc_obj(*lt, GFP_KERNEL);
 	if (!lt) {
 		ti->error = "Out of memory";
 		return -ENOMEM;
@@ -123,6 +157,16 @@ static int loop_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	lt->dev.mode = dm_table_get_mode(ti->table);
 
 	ti->num_flush_bios = 1;
+	/*
+	 * What a fill leaves in the journal is lost by a power cut unless the
+	 * flushes reach us, also when the device below needs none.
+	 */
+	ti->flush_supported = dm_loop_writable(lt) && !lt->mapped;
+	if (lt->can_discard) {
+		ti->num_discard_bios = 1;
+		ti->discards_supported = true;
+		ti->num_write_zeroes_bios = 1;
+	}
 	ti->per_io_data_size = sizeof(struct dm_loop_io);
 	ti->private = lt;
 	return 0;
@@ -176,13 +220,6 @@ static void end_write(struct dm_loop_file *lf, struct dm_loop_io *io)
 	sb_end_write(sb);
 }
 
-/* Enter the section that keeps the bio's blocks from being given back. */
-static void track(struct dm_loop_file *lf, struct dm_loop_io *io)
-{
-	io->srcu_idx = srcu_down_read(&lf->inflight);
-	io->flags |= DM_LOOP_IO_TRACKED;
-}
-
 static void untrack(struct dm_loop_file *lf, struct dm_loop_io *io)
 {
 	if (!(io->flags & DM_LOOP_IO_TRACKED))
@@ -191,29 +228,19 @@ static void untrack(struct dm_loop_file *lf, struct dm_loop_io *io)
 	srcu_up_read(&lf->inflight, io->srcu_idx);
 }
 
-static void remap(struct dm_loop_file *lf, struct bio *bio)
+static int map_remap(struct dm_loop_file *lf, struct bio *bio, sector_t phys)
 {
 	bio_set_dev(bio, lf->bdev);
-	bio->bi_iter.bi_sector = dm_loop_io(bio)->phys;
-}
-
-/**
- * dm_loop_submit() - send a bio that map deferred to the device
- * @lf: the backing file
- * @bio: with its place in dm_loop_io(bio)->phys
- *
- * Context: May sleep.
- */
-void dm_loop_submit(struct dm_loop_file *lf, struct bio *bio)
-{
-	remap(lf, bio);
-	submit_bio_noacct(bio);
+	bio->bi_iter.bi_sector = phys;
+	return DM_MAPIO_REMAPPED;
 }
 
 static int map_defer(struct dm_loop_file *lf, struct bio *bio)
 {
+	/* A bio that waits for the worker must not be waited for by it. */
+	untrack(lf, dm_loop_io(bio));
 	/* Whoever waits for the worker may block there, as with loop. */
-	bio->bi_opf &= ~REQ_NOWAIT;
+	bio->bi_opf &= ~(REQ_NOWAIT | REQ_POLLED);
 	dm_loop_defer(lf, bio);
 	return DM_MAPIO_SUBMITTED;
 }
@@ -236,23 +263,50 @@ static int map_zeroes(struct dm_loop_file *lf, struct bio *bio)
 static int map_flush(struct dm_loop_file *lf, struct bio *bio)
 {
 	dm_loop_file_touch_now(lf);
-	bio_set_dev(bio, lf->bdev);
-	return DM_MAPIO_REMAPPED;
+	if (dm_loop_needs_sync(lf)) {
+		dm_loop_defer_sync(lf, bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	if (!lf->bdev) {
+		bio_endio(bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	return map_remap(lf, bio, 0);
 }
 
-static int map_write(struct dm_loop_file *lf, struct bio *bio)
+static int map_write(struct dm_loop_file *lf, struct bio *bio, sector_t phys,
+		     enum dm_loop_state state)
 {
 	struct dm_loop_io *io = dm_loop_io(bio);
 
-	/* After an error the filesystem may go read-only under our writes. */
-	if (sb_rdonly(lf->inode->i_sb))
-		return map_kill(lf, bio);
+	io->flags |= DM_LOOP_IO_RAW;
 	dm_loop_file_wrote(lf);
-	if (dm_loop_file_cached(lf, io->sector, io->sectors) ||
+	if (state != DM_LOOP_MAPPED ||
+	    dm_loop_file_cached(lf, io->sector, io->sectors) ||
 	    !dm_loop_start_write(lf, bio))
 		return map_defer(lf, bio);
-	remap(lf, bio);
-	return DM_MAPIO_REMAPPED;
+	return map_remap(lf, bio, phys);
+}
+
+/* No table: file mode, or a bug. */
+static int map_file(struct dm_loop_file *lf, struct bio *bio)
+{
+	if (lf->mode != DM_LOOP_MODE_FILE)
+		return map_kill(lf, bio);
+	untrack(lf, dm_loop_io(bio));
+	bio->bi_opf &= ~(REQ_NOWAIT | REQ_POLLED);
+	dm_loop_defer_file(lf, bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+/* The worker is giving back blocks there, or about to. */
+static bool is_busy(const struct dm_loop_file *lf, const struct dm_loop_io *io)
+{
+	/* Pairs with block_range(): an end comes with its start. */
+	sector_t end = smp_load_acquire(&lf->busy_end);
+
+	return unlikely(end) && io->sector < end &&
+	       io->sector + io->sectors > READ_ONCE(lf->busy_start);
 }
 
 static int loop_map(struct dm_target *ti, struct bio *bio)
@@ -260,37 +314,46 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 	struct dm_loop_target *lt = ti->private;
 	struct dm_loop_file *lf = lt->lf;
 	struct dm_loop_io *io = dm_loop_io(bio);
+	bool write = op_is_write(bio_op(bio));
 	struct dm_loop_range range;
 	sector_t left;
 	bool found;
 
-	io->flags = 0;
+	io->lt = lt;
+	io->flags = bio->bi_opf & REQ_FUA ? DM_LOOP_IO_FUA : 0;
 	if (bio->bi_opf & REQ_PREFLUSH)
 		return map_flush(lf, bio);
+	/* After an error the filesystem may go read-only under our writes. */
+	if (write && sb_rdonly(lf->inode->i_sb))
+		return DM_MAPIO_KILL;
 
 	io->sector = lt->start + dm_target_offset(ti, bio->bi_iter.bi_sector);
-	track(lf, io);
+	io->sectors = bio_sectors(bio);
+	dm_loop_track(lf, io);
 	rcu_read_lock();
 	found = dm_loop_extents_lookup(&lf->extents, io->sector, &range);
 	rcu_read_unlock();
 	if (unlikely(!found))
-		return map_kill(lf, bio);
+		return map_file(lf, bio);
+	if (bio_op(bio) == REQ_OP_DISCARD ||
+	    bio_op(bio) == REQ_OP_WRITE_ZEROES) {
+		dm_loop_file_wrote(lf);
+		return map_defer(lf, bio);
+	}
 
 	left = range.start + range.len - io->sector;
-	if (unlikely(left < bio_sectors(bio)))
+	if (unlikely(left < io->sectors)) {
 		dm_accept_partial_bio(bio, left);
-	io->sectors = bio_sectors(bio);
-	io->phys = range.phys + (io->sector - range.start);
-
-	if (op_is_write(bio_op(bio))) {
-		if (range.state == DM_LOOP_MAPPED)
-			return map_write(lf, bio);
-		return map_kill(lf, bio);
+		io->sectors = left;
 	}
+	if (is_busy(lf, io))
+		return map_defer(lf, bio);
+	if (write)
+		return map_write(lf, bio, range.phys + (io->sector - range.start),
+				 range.state);
 	if (range.state == DM_LOOP_HOLE || range.state == DM_LOOP_UNWRITTEN)
 		return map_zeroes(lf, bio);
-	remap(lf, bio);
-	return DM_MAPIO_REMAPPED;
+	return map_remap(lf, bio, range.phys + (io->sector - range.start));
 }
 
 static int loop_end_io(struct dm_target *ti, struct bio *bio,
@@ -300,19 +363,25 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 	struct dm_loop_file *lf = lt->lf;
 	struct dm_loop_io *io = dm_loop_io(bio);
 
+	/* On the device, or never to come there: its blocks may go. */
+	untrack(lf, io);
 	/*
 	 * A reader of the file may have brought pages in while the write was
 	 * under way.  The worker drops them, and comes here a second time.
 	 */
-	if ((io->flags & DM_LOOP_IO_WRITER) &&
-	    !(io->flags & DM_LOOP_IO_WRITTEN) &&
+	if ((io->flags & DM_LOOP_IO_RAW) && !(io->flags & DM_LOOP_IO_WRITTEN) &&
 	    dm_loop_file_cached(lf, io->sector, io->sectors)) {
 		io->flags |= DM_LOOP_IO_WRITTEN;
 		dm_loop_defer(lf, bio);
 		return DM_ENDIO_INCOMPLETE;
 	}
+	if ((io->flags & DM_LOOP_IO_FUA) && !(io->flags & DM_LOOP_IO_SYNCED) &&
+	    !*error && dm_loop_needs_sync(lf)) {
+		io->flags |= DM_LOOP_IO_SYNCED;
+		dm_loop_defer_sync(lf, bio);
+		return DM_ENDIO_INCOMPLETE;
+	}
 	end_write(lf, io);
-	untrack(lf, io);
 	return DM_ENDIO_DONE;
 }
 
@@ -338,7 +407,7 @@ static void loop_resume(struct dm_target *ti)
 	struct dm_loop_target *lt = ti->private;
 
 	/* Not in ctr: the slaves folder is there only after the first load. */
-	if (!lt->linked)
+	if (!lt->linked && !lt->by_file)
 		lt->linked = !bd_link_disk_holder(lt->lf->bdev,
 						  target_disk(lt));
 }
@@ -348,6 +417,9 @@ static int loop_iterate_devices(struct dm_target *ti,
 {
 	struct dm_loop_target *lt = ti->private;
 
+	/* File mode has no device: limits are the page cache's. */
+	if (lt->by_file)
+		return 0;
 	/*
 	 * The extents lie anywhere on the device: name it from its first
 	 * sector, whose alignment is good, and never past its end, where a
@@ -355,6 +427,17 @@ static int loop_iterate_devices(struct dm_target *ti,
 	 */
 	return fn(ti, &lt->dev, 0,
 		  min(ti->len, bdev_nr_sectors(lt->lf->bdev)), data);
+}
+
+static void loop_io_hints(struct dm_target *ti, struct queue_limits *limits)
+{
+	struct dm_loop_target *lt = ti->private;
+	unsigned int blocksize = i_blocksize(lt->lf->inode);
+
+	if (lt->by_file)
+		dm_loop_file_limits(limits, blocksize);
+	if (ti->num_discard_bios)
+		dm_loop_discard_limits(limits, blocksize);
 }
 
 /*
@@ -373,23 +456,43 @@ static size_t emit_path(const char *path, char *result, size_t sz,
 	return sz;
 }
 
+static size_t emit_options(struct dm_loop_target *lt, char *result, size_t sz,
+			   unsigned int maxlen)
+{
+	unsigned int n = lt->mapped + lt->no_discard + lt->unshare +
+			 (lt->chunk ? 2 : 0);
+
+	if (n)
+		DMEMIT(" %u", n);
+	if (lt->mapped)
+		DMEMIT(" mapped");
+	if (lt->no_discard)
+		DMEMIT(" no_discard");
+	if (lt->unshare)
+		DMEMIT(" unshare");
+	if (lt->chunk)
+		DMEMIT(" chunk %llu", (u64)lt->chunk << SECTOR_SHIFT);
+	return sz;
+}
+
 static size_t emit_info(struct dm_loop_target *lt, char *result,
 			unsigned int maxlen)
 {
+	static const char *const modes[] = { "released", "mapped", "file" };
 	struct dm_loop_file *lf = lt->lf;
 	struct dm_loop_counts n = { };
 	u64 extents = 0;
 	size_t sz = 0;
 	unsigned int i;
 
-	if (lf->pinned)
+	if (lf->mode == DM_LOOP_MODE_MAPPED)
 		dm_loop_extents_count(&lf->extents, lt->start, lt->ti->len, &n);
 	for (i = 0; i < DM_LOOP_NR_STATES; i++)
 		extents += n.extents[i];
 	DMEMIT("%s %s %s%s %llu %llu %llu %llu %llu %u",
-	       lf->pinned ? "mapped" : "released",
+	       modes[lf->mode],
 	       lf->inode->i_sb->s_type->name,
-	       !lf->pinned ? "none" :
+	       lf->mode == DM_LOOP_MODE_RELEASED ? "none" :
 	       lf->file->f_mode & FMODE_WRITE ? "write" : "read",
 	       lf->swapfile ? "+swap" : "", extents,
 	       n.sectors[DM_LOOP_MAPPED], n.sectors[DM_LOOP_HOLE],
@@ -418,15 +521,15 @@ static void loop_status(struct dm_target *ti, status_type_t type,
 	case STATUSTYPE_TABLE:
 		sz = emit_path(lt->path, result, sz, maxlen);
 		DMEMIT(" %llu", offset);
-		if (lt->mapped)
-			DMEMIT(" 1 mapped");
+		sz = emit_options(lt, result, sz, maxlen);
 		break;
 	case STATUSTYPE_IMA:
 		DMEMIT_TARGET_NAME_VERSION(ti->type);
 		DMEMIT(",path=");
 		sz = emit_path(lt->path, result, sz, maxlen);
-		DMEMIT(",offset=%llu,mapped=%c;", offset,
-		       lt->mapped ? 'y' : 'n');
+		DMEMIT(",offset=%llu,options=", offset);
+		sz = emit_options(lt, result, sz, maxlen);
+		DMEMIT(";");
 		break;
 	}
 }
@@ -445,8 +548,30 @@ static struct target_type loop_target = {
 	.resume = loop_resume,
 	.status = loop_status,
 	.iterate_devices = loop_iterate_devices,
+	.io_hints = loop_io_hints,
 };
-module_dm(loop);
+
+static int __init dm_loop_init(void)
+{
+	int r;
+
+	r = dm_loop_fill_init();
+	if (r)
+		return r;
+	r = dm_register_target(&loop_target);
+	if (r)
+		dm_loop_fill_exit();
+	return r;
+}
+
+static void __exit dm_loop_exit(void)
+{
+	dm_unregister_target(&loop_target);
+	dm_loop_fill_exit();
+}
+
+module_init(dm_loop_init);
+module_exit(dm_loop_exit);
 
 MODULE_DESCRIPTION("device-mapper target: a block device on a regular file");
 MODULE_AUTHOR("The dm-loop developers");

@@ -25,13 +25,29 @@
 /* What the status line counts; dm_loop_count_names[] has the words. */
 enum dm_loop_count {
 	DM_LOOP_ZERO_READS,	/* reads of holes, answered with zeroes */
+	DM_LOOP_FILLS,		/* runs of blocks written for the first time */
+	DM_LOOP_PROMOTES,	/* ranges entered into the table as mapped */
+	DM_LOOP_PUNCHES,	/* ranges given back to the filesystem */
+	DM_LOOP_COMMITS,	/* calls of commit_blocks() (xfs) */
+	DM_LOOP_FSYNCS,		/* flushes that called the filesystem */
+	DM_LOOP_FILE_IOS,	/* bios done by file I/O */
 	DM_LOOP_INVALIDATES,	/* writes that dropped pages of the file */
-	DM_LOOP_HELD,		/* writes held because the host was frozen */
+	DM_LOOP_HELD,		/* times a write was held by a frozen host */
+	DM_LOOP_NOSPC,		/* writes that found no space */
 	DM_LOOP_TIMES,		/* updates of mtime and ctime */
 	DM_LOOP_NR_COUNTS
 };
 
 extern const char *const dm_loop_count_names[DM_LOOP_NR_COUNTS];
+
+struct dm_loop_fs;
+
+/* How the bios of a backing file are done. */
+enum dm_loop_mode {
+	DM_LOOP_MODE_RELEASED,	/* not at all: the file is its owner's */
+	DM_LOOP_MODE_MAPPED,	/* by the extent table */
+	DM_LOOP_MODE_FILE,	/* by file I/O */
+};
 
 /**
  * struct dm_loop_file - the backing file: one for each inode in use
@@ -45,21 +61,35 @@ extern const char *const dm_loop_count_names[DM_LOOP_NR_COUNTS];
  * @file: ours, open read-write if any target may write.  Replaced only while
  *	no target is active, so that the map path reads it without @lock.
  * @bdev: the device of the filesystem; map sends bios there
- * @pinned: @extents is valid and nobody else can change the mapping
+ * @mode: not RELEASED means that nobody else can write the file and, if
+ *	MAPPED, that @extents is valid and nobody else can change the mapping
  * @swapfile: S_SWAPFILE is set on the inode, and it was us
  * @extents: the mapping; read under RCU, changed under @lock
+ * @fs: how this kind of filesystem is filled, or NULL
+ * @chunk: sectors allocated at once when a hole is filled
+ * @dio_align: file mode: what position and length must be a multiple of for
+ *	direct I/O, in bytes; 0 for none
+ * @dio_mem_align: the same for addresses in memory
  * @inflight: held from map to end_io by each bio sent to @bdev, so that
  *	blocks are given back only when no bio is on its way to them
  * @wq: of its own, with a rescuer: a file on a filesystem on dm-loop must
  *	make progress while the file below waits
+ * @busy_start: first sector of a range that map() leaves to the worker
+ * @busy_end: one past its last sector, or 0
+ * @dirtied: raised when the filesystem has done something that the next
+ *	flush must commit
+ * @synced: what @dirtied was when the last such commit began
  * @worker: runs dm_loop_work() over @todo
+ * @flusher: commits, for the bios in @flushes
  * @retry: queues @worker again while the host filesystem is frozen
  * @touch: updates the times of the file
  * @next_touch: when the times may be updated next, in jiffies
  * @times_stale: bit 0: written since the times were updated
- * @todo_lock: protects @todo.  A leaf, taken with interrupts off, because
+ * @todo_lock: protects the three lists below.  A leaf, taken with interrupts off, because
  *	bios come from end_io too.
- * @todo: bios that must wait for something
+ * @todo: bios for @worker
+ * @flushes: bios that end when everything is committed
+ * @pending: blocks that are written and not yet committed (xfs)
  * @counts: what the status line shows
  */
 struct dm_loop_file {
@@ -67,22 +97,33 @@ struct dm_loop_file {
 	unsigned int refs;
 	struct list_head targets;
 	unsigned int active;
-	struct mutex lock;
+	struct mutex lock; /* see above */
 	struct inode *inode;
 	struct file *file;
 	struct block_device *bdev;
-	bool pinned;
+	enum dm_loop_mode mode;
 	bool swapfile;
 	struct dm_loop_extents extents;
+	const struct dm_loop_fs *fs;
+	sector_t chunk;
+	unsigned int dio_align;
+	unsigned int dio_mem_align;
 	struct srcu_struct inflight;
+	sector_t busy_start;
+	sector_t busy_end;
+	atomic64_t dirtied;
+	atomic64_t synced;
 	struct workqueue_struct *wq;
 	struct work_struct worker;
+	struct delayed_work flusher;
 	struct delayed_work retry;
 	struct delayed_work touch;
 	unsigned long next_touch;
 	unsigned long times_stale;
-	spinlock_t todo_lock;
+	spinlock_t todo_lock; /* see above */
 	struct bio_list todo;
+	struct bio_list flushes;
+	struct list_head pending;
 	atomic64_t counts[DM_LOOP_NR_COUNTS];
 };
 
@@ -99,6 +140,11 @@ struct dm_loop_file {
  * @active: resumed, under lf->lock
  * @linked: shown in the holders and slaves folders of sysfs
  * @mapped: option: never send I/O through the filesystem
+ * @no_discard: option: never give blocks back
+ * @unshare: option: make shared ranges the file's own when it is loaded
+ * @chunk: option: sectors allocated at once when a hole is filled, or 0
+ * @can_discard: blocks can be given back, for what a load found
+ * @by_file: loaded for file mode, and stays there when it is resumed
  */
 struct dm_loop_target {
 	struct list_head node;
@@ -110,17 +156,27 @@ struct dm_loop_target {
 	bool active;
 	bool linked;
 	bool mapped;
+	bool no_discard;
+	bool unshare;
+	sector_t chunk;
+	bool can_discard;
+	bool by_file;
 };
 
 /* What a bio carries from map to end_io. */
 enum dm_loop_io_flags {
 	DM_LOOP_IO_TRACKED = 1 << 0,	/* holds lf->inflight */
 	DM_LOOP_IO_WRITER = 1 << 1,	/* holds off a freeze of the host */
-	DM_LOOP_IO_WRITTEN = 1 << 2,	/* on the device; pages to drop */
+	DM_LOOP_IO_RAW = 1 << 2,	/* goes past the filesystem */
+	DM_LOOP_IO_WRITTEN = 1 << 3,	/* on the device; pages to drop */
+	DM_LOOP_IO_FUA = 1 << 4,	/* ends only when it is safe */
+	DM_LOOP_IO_SYNCED = 1 << 5,	/* on the device; being committed */
 };
 
 /**
  * struct dm_loop_io - our part of a bio
+ * @lt: the target it came to
+ * @work: file mode: does it
  * @sector: first sector in the file
  * @phys: first sector on lf->bdev
  * @sectors: how many
@@ -128,6 +184,8 @@ enum dm_loop_io_flags {
  * @flags: enum dm_loop_io_flags
  */
 struct dm_loop_io {
+	struct dm_loop_target *lt;
+	struct work_struct work;
 	sector_t sector;
 	sector_t phys;
 	unsigned int sectors;
@@ -150,8 +208,19 @@ static inline void dm_loop_count(struct dm_loop_file *lf, enum dm_loop_count c)
 	atomic64_inc(&lf->counts[c]);
 }
 
+/* Enter the section that keeps the bio's blocks from being given back. */
+static inline void dm_loop_track(struct dm_loop_file *lf, struct dm_loop_io *io)
+{
+	io->srcu_idx = srcu_down_read(&lf->inflight);
+	io->flags |= DM_LOOP_IO_TRACKED;
+}
+
+static inline bool dm_loop_needs_sync(const struct dm_loop_file *lf)
+{
+	return atomic64_read(&lf->dirtied) != atomic64_read(&lf->synced);
+}
+
 /* dm-loop.c */
-void dm_loop_submit(struct dm_loop_file *lf, struct bio *bio);
 bool dm_loop_start_write(struct dm_loop_file *lf, struct bio *bio);
 
 /* dm-loop-file.c */
@@ -171,5 +240,12 @@ void dm_loop_file_touch_now(struct dm_loop_file *lf);
 int dm_loop_worker_init(struct dm_loop_file *lf);
 void dm_loop_worker_exit(struct dm_loop_file *lf);
 void dm_loop_defer(struct dm_loop_file *lf, struct bio *bio);
+void dm_loop_defer_sync(struct dm_loop_file *lf, struct bio *bio);
+void dm_loop_defer_file(struct dm_loop_file *lf, struct bio *bio);
+int dm_loop_sync(struct dm_loop_file *lf);
+const struct dm_loop_fs *dm_loop_fill_fs(const struct dm_loop_file *lf);
+bool dm_loop_can_fill(struct dm_loop_file *lf);
+int dm_loop_fill_init(void);
+void dm_loop_fill_exit(void);
 
 #endif

@@ -11,10 +11,19 @@
 #include <linux/device-mapper.h>
 #include <linux/fileattr.h>
 #include <linux/fs.h>
+#include <linux/slab.h>
 #include <linux/srcu.h>
 
 #ifndef CONFIG_SWAP
 #error "dm-loop pins files with S_SWAPFILE, which needs CONFIG_SWAP"
+#endif
+
+/* Since 7.0 an allocation names the object, not its size. */
+#ifndef kmalloc_obj
+#define kmalloc_obj(object, gfp) \
+	((typeof(object) *)kmalloc(sizeof(object), gfp))
+#define kzalloc_obj(object, gfp) \
+	((typeof(object) *)kzalloc(sizeof(object), gfp))
 #endif
 
 /* Before 6.5 block devices were opened with fmode_t. */

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Queue limits that have moved between kernels. */
+#ifndef DM_LOOP_COMPAT_LIMITS_H
+#define DM_LOOP_COMPAT_LIMITS_H
+
+#include <linux/blkdev.h>
+
+/* The whole device in one bio; the filesystem's block is what can be freed. */
+static inline void dm_loop_discard_limits(struct queue_limits *limits,
+					  unsigned int blocksize)
+{
+	limits->discard_granularity = blocksize;
+	limits->max_hw_discard_sectors = UINT_MAX >> SECTOR_SHIFT;
+#ifndef HAVE_MAX_USER_DISCARD
+	limits->max_discard_sectors = UINT_MAX >> SECTOR_SHIFT;
+#endif
+}
+
+/* File mode has no device below: what the page cache does well. */
+static inline void dm_loop_file_limits(struct queue_limits *limits,
+				       unsigned int blocksize)
+{
+	limits->physical_block_size = max(limits->physical_block_size,
+					  min_t(unsigned int, blocksize,
+						PAGE_SIZE));
+	limits->io_min = limits->physical_block_size;
+	limits->max_write_zeroes_sectors = UINT_MAX >> SECTOR_SHIFT;
+}
+
+#endif
