@@ -197,7 +197,7 @@ static void explain_load(const struct plan *plan, const struct dm_id *id,
 {
 	char *reason = kmsg_reason(kmsg, id->major, id->minor,
 				   plan->backing.path);
-	const char *advice = load_advice(err);
+	const char *advice = load_advice(err, reason);
 
 	complain("cannot attach %s: %s (%s)%s%s", shown(plan->file),
 		 reason ? reason : "the kernel refused the table",
@@ -213,7 +213,7 @@ static int fill_device(const struct plan *plan, const struct dm_id *id)
 	int kmsg = kmsg_open();
 	int err;
 
-	err = dm_load(id->name, plan->sectors, plan->params, plan->read_only);
+	err = dm_load(id, plan->sectors, plan->params, plan->read_only);
 	if (!err)
 		err = dm_resume(id->name);
 	if (err)

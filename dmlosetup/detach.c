@@ -5,7 +5,6 @@
  */
 #include <dirent.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -208,7 +207,7 @@ static int detach_one(const char *arg, bool deferred)
 		err = device_read(name, &devs, &nr);
 	if (!err)
 		err = remove_device(&devs[0], deferred);
-	else if (err == -ENXIO)
+	else if (err == -ENXIO || err == -ENOENT)
 		complain("cannot detach %s: no such device; see dmlosetup -l",
 			 shown(arg));
 	else if (err == -ENOTTY)

@@ -239,34 +239,33 @@ void dm_free_names(char **names, size_t nr)
  */
 int dm_resolve(const char *arg, char **name)
 {
+	size_t dir = strlen(dm_dir());
 	struct dm_info info = { 0 };
 	struct dm_task *dmt;
 	struct stat st;
 	int err;
 
 	*name = NULL;
-	if (strchr(arg, '/')) {
-		if (stat(arg, &st)) {
-			err = -errno;
-			/* libdevmapper knows what /dev/mapper/NAME means */
-			if (err != -ENOENT || strncmp(arg, dm_dir(),
-						     strlen(dm_dir())))
-				return err;
-			dmt = task_for(DM_DEVICE_INFO, arg);
-		} else {
-			if (!S_ISBLK(st.st_mode))
-				return -ENOTBLK;
-			dmt = task_for(DM_DEVICE_INFO, NULL);
-			if (dmt) {
-				dm_task_set_major(dmt, major(st.st_rdev));
-				dm_task_set_minor(dmt, minor(st.st_rdev));
-			}
-		}
-	} else {
+	if (!strchr(arg, '/')) {
 		dmt = task_for(DM_DEVICE_INFO, arg);
+	} else if (!stat(arg, &st)) {
+		if (!S_ISBLK(st.st_mode))
+			return -ENOTBLK;
+		dmt = task_for(DM_DEVICE_INFO, NULL);
+		if (dmt) {
+			dm_task_set_major(dmt, major(st.st_rdev));
+			dm_task_set_minor(dmt, minor(st.st_rdev));
+		}
+	} else if (errno == ENOENT && !strncmp(arg, dm_dir(), dir) &&
+		   arg[dir] == '/' && !strchr(arg + dir + 1, '/')) {
+		/* the node may be missing where there is no udev */
+		dmt = task_for(DM_DEVICE_INFO, arg + dir + 1);
+	} else {
+		return -errno;
 	}
+	/* not a name that a device could have */
 	if (!dmt)
-		return -EINVAL;
+		return -ENXIO;
 	err = run(dmt);
 	if (!err && (!dm_task_get_info(dmt, &info) || !info.exists))
 		err = -ENXIO;
@@ -397,24 +396,6 @@ int dm_create(const char *name, const char *uuid, struct dm_id *id)
 	dm_task_destroy(dmt);
 	/* the kernel says busy of a name that is taken */
 	return err == -EBUSY ? -EEXIST : err;
-}
-
-int dm_load(const char *name, uint64_t sectors, const char *params,
-	    bool read_only)
-{
-	struct dm_task *dmt = task_for(DM_DEVICE_RELOAD, name);
-	int err;
-
-	if (!dmt)
-		return -EINVAL;
-	if (read_only)
-		dm_task_set_ro(dmt);
-	if (dm_task_add_target(dmt, 0, sectors, TARGET_NAME, params))
-		err = run(dmt);
-	else
-		err = -ENOMEM;
-	dm_task_destroy(dmt);
-	return err;
 }
 
 int dm_resume(const char *name)

@@ -83,7 +83,7 @@ const char *human(uint64_t bytes);
 void *xcalloc(size_t n, size_t size);
 char *xstrdup(const char *s);
 char *xasprintf(const char *fmt, ...) __printf(1, 2);
-const char *load_advice(int err);
+const char *load_advice(int err, bool known);
 
 /* size.c */
 int parse_size(const char *text, uint64_t *value);
@@ -161,8 +161,6 @@ int dm_resolve(const char *arg, char **name);
 int dm_read(const char *name, bool table, struct dm_state *state);
 void dm_state_free(struct dm_state *state);
 int dm_create(const char *name, const char *uuid, struct dm_id *id);
-int dm_load(const char *name, uint64_t sectors, const char *params,
-	    bool read_only);
 int dm_resume(const char *name);
 int dm_remove(const char *name, bool deferred);
 int dm_undo_create(const struct dm_id *id);
@@ -170,6 +168,10 @@ void dm_id_free(struct dm_id *id);
 int dm_ensure_node(const struct dm_id *id);
 bool dm_target_known(void);
 const char *dm_last_log(void);
+
+/* load.c */
+int dm_load(const struct dm_id *id, uint64_t sectors, const char *params,
+	    bool read_only);
 
 /* guard.c: a second process that undoes a half-done change */
 struct guard {

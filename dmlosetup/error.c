@@ -134,29 +134,31 @@ char *xasprintf(const char *fmt, ...)
 	return checked(s);
 }
 
-/* What to do when a table was refused; NULL if the reason says it all. */
-const char *load_advice(int err)
+/*
+ * What to do when a table was refused; NULL if the reason says it all. @known:
+ * the kernel's own reason is shown too.
+ */
+const char *load_advice(int err, bool known)
 {
 	switch (err) {
 	case -ETXTBSY:
-		return "close what has the file open for writing";
+		return "close what has it open for writing (see fuser -v)";
 	case -EBUSY:
-		return "something else uses the file (dmlosetup -j, losetup -j, swapon)";
-	case -EOPNOTSUPP:
-		return "try dmlosetup --prepare on it, or attach it read-only with -r";
-	case -ENOSPC:
-		return "check --offset and --sizelimit";
+		return "see dmlosetup -j, losetup -j and swapon for who uses it";
 	case -EROFS:
 	case -EACCES:
 		return "attach it read-only with -r";
 	case -EPERM:
 		return "run it as root";
-	case -EINVAL:
-	case -ENXIO:
-		return "see dmesg for the kernel's words";
-	case -ENOMEM:
-		return "a file in fewer extents needs less memory";
-	default:
+	}
+	if (known)
 		return NULL;
+	switch (err) {
+	case -EOPNOTSUPP:
+		return "try dmlosetup --prepare on it, or attach it read-only with -r";
+	case -ENOSPC:
+		return "check --offset and --sizelimit";
+	default:
+		return "see dmesg for the kernel's words";
 	}
 }

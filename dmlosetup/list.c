@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Show devices: a table by libsmartcols, or one line each as losetup -a does. */
 #include <errno.h>
-#include <inttypes.h>
 #include <libsmartcols.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,7 +136,7 @@ static int select_columns(const struct options *opts, struct selection *sel)
 
 static char *number(uint64_t value)
 {
-	return xasprintf("%" PRIu64, value);
+	return xasprintf("%ju", (uintmax_t)value);
 }
 
 static char *sectors(uint64_t value)
@@ -348,9 +347,9 @@ static void print_line(const struct loop_device *d)
 	       d->has_backing ? (uintmax_t)d->back_ino : 0,
 	       shown(d->table.path));
 	if (d->table.offset)
-		printf(", offset %" PRIu64, d->table.offset);
+		printf(", offset %ju", (uintmax_t)d->table.offset);
 	if (limit)
-		printf(", sizelimit %" PRIu64, limit);
+		printf(", sizelimit %ju", (uintmax_t)limit);
 	putchar('\n');
 }
 

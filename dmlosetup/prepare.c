@@ -471,6 +471,7 @@ static int finish(struct prepare *p)
 static int work(struct prepare *p)
 {
 	uint64_t total = p->hole + p->unwritten + p->shared;
+	uint64_t shared = p->shared;
 	int err;
 
 	if (posix_memalign((void **)&p->buf, ALIGNMENT, PIECE))
@@ -485,7 +486,7 @@ static int work(struct prepare *p)
 		err = finish(p);
 	if (!err)
 		note("%s: %s written, %s of them copied from shared blocks",
-		     shown(p->file), human(total), human(p->shared));
+		     shown(p->file), human(total), human(shared));
 	return err;
 }
 

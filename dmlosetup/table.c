@@ -3,11 +3,11 @@
  * The target's table line, "<path> <offset> [<n> <options>]", and its status
  * line. Device-mapper cuts a table line at every byte that the kernel's
  * isspace() takes for a blank and reads \X as X, so those bytes and the
- * backslash itself are written with a backslash in front.
+ * backslash itself are written with a backslash in front. On the way back
+ * \ooo is understood too: no digit is ever quoted.
  */
 #include <ctype.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +42,7 @@ char *table_quote(const char *path)
 char *table_build(const char *path, uint64_t offset, const char *const *options)
 {
 	char *word = table_quote(path);
-	char *line = xasprintf("%s %" PRIu64, word, offset);
+	char *line = xasprintf("%s %ju", word, (uintmax_t)offset);
 	size_t nr = 0;
 	char *longer;
 
@@ -62,6 +62,12 @@ char *table_build(const char *path, uint64_t offset, const char *const *options)
 	return line;
 }
 
+static bool octal(const char *s)
+{
+	return s[0] >= '0' && s[0] <= '3' && s[1] >= '0' && s[1] <= '7' &&
+	       s[2] >= '0' && s[2] <= '7';
+}
+
 /* Takes one word off *@s, without its escapes; NULL at the end. */
 static char *next_word(const char **s)
 {
@@ -75,6 +81,12 @@ static char *next_word(const char **s)
 	word = xcalloc(strlen(p) + 1, 1);
 	out = word;
 	while (*p && !kernel_space(*p)) {
+		if (*p == '\\' && octal(p + 1)) {
+			*out++ = (p[1] - '0') << 6 | (p[2] - '0') << 3 |
+				 (p[3] - '0');
+			p += 4;
+			continue;
+		}
 		if (*p == '\\' && p[1])
 			p++;
 		*out++ = *p++;

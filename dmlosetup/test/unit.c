@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Unit tests of what needs no device: sizes, table lines, kernel messages. */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,7 +76,7 @@ static void test_sizes(void)
 		value = 0;
 		err = parse_size(t[i].text, &value);
 		ok(err == t[i].err && value == t[i].value,
-		   "size \"%s\": %d, %" PRIu64, t[i].text, err, value);
+		   "size \"%s\": %d, %ju", t[i].text, err, (uintmax_t)value);
 	}
 }
 
@@ -137,6 +136,9 @@ static void test_quoting(void)
 		table_free(&parsed);
 		free(line);
 	}
+	ok(!table_parse("/a\\040b\\134\\x 0", &parsed) &&
+	   !strcmp(parsed.path, "/a b\\x"), "octal on the way back");
+	table_free(&parsed);
 	line = table_build("/a b", 0, some);
 	ok(!strcmp(line, "/a\\ b 0 3 mapped chunk 65536"), "options: %s", line);
 	ok(!table_parse(line, &parsed) &&
