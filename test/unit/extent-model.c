@@ -63,10 +63,51 @@ static struct step choose_step(const struct phase *p)
 	return s;
 }
 
+/*
+ * What readers see from the very moment at which a change is published: the
+ * complete table after the change. There is one such moment, so before it they
+ * see the complete table before the change.
+ */
+static struct {
+	const struct dm_loop_extents *t;
+	const struct model *m;
+	unsigned int nr;
+	const char *bad;
+} published;
+
+static void check_published(void)
+{
+	const struct dm_loop_root *root = root_of(published.t);
+	const char *bad;
+
+	published.nr++;
+	bad = root ? check_root(root) : "nothing was published";
+	if (!bad)
+		bad = model_compare_answers(published.m, published.t);
+	if (!published.bad)
+		published.bad = bad ?: published.nr > 1 ?
+				"a change in two steps" : NULL;
+}
+
+static void expect_published(const struct dm_loop_extents *t,
+			     const struct model *m)
+{
+	published.t = t;
+	published.m = m;
+	published.nr = 0;
+	published.bad = NULL;
+	shim_published = check_published;
+}
+
+static const char *was_published(void)
+{
+	shim_published = NULL;
+	return published.bad;
+}
+
 /* Every allocation of a change fails once before the change succeeds. */
 static const char *set_with_failures(struct dm_loop_extents *t,
-				     const struct model *m,
-				     const struct step *s)
+				     struct model *m, const struct step *s)
 {
 	const char *bad;
 	long n;
@@ -85,7 +126,22 @@ static const char *set_with_failures(struct dm_loop_extents *t,
 			return bad;
 	}
 	shim_fail_alloc(0);
+	model_set(m, s->start, s->len, s->state, s->phys);
 	return err ? "set failed" : NULL;
+}
+
+static const char *set_and_watch(struct dm_loop_extents *t, struct model *m,
+				 const struct step *s)
+{
+	const char *bad;
+	int err;
+
+	model_set(m, s->start, s->len, s->state, s->phys);
+	expect_published(t, m);
+	err = dm_loop_extents_set(t, s->start, s->len, s->state, s->phys,
+				  GFP_KERNEL);
+	bad = was_published();
+	return err ? "set failed" : bad;
 }
 
 static const char *one_step(struct dm_loop_extents *t, struct model *m,
@@ -97,13 +153,8 @@ static const char *one_step(struct dm_loop_extents *t, struct model *m,
 	if (rnd(16) == 0)
 		bad = set_with_failures(t, m, s);
 	else
-		bad = dm_loop_extents_set(t, s->start, s->len, s->state,
-					  s->phys, GFP_KERNEL) ?
-		      "set failed" : NULL;
-	if (bad)
-		return bad;
-	model_set(m, s->start, s->len, s->state, s->phys);
-	bad = model_compare(m, t);
+		bad = set_and_watch(t, m, s);
+	bad = bad ?: model_compare(m, t);
 	return bad ?: model_compare_count(m, t, start, len);
 }
 
@@ -122,8 +173,10 @@ static const char *reload(struct dm_loop_extents *t, const struct model *m)
 			return "not like the model after a failed build";
 	}
 	shim_fail_alloc(0);
-	if (model_build(m, t, rnd(2)))
-		return "building failed";
+	expect_published(t, m);
+	err = model_build(m, t, rnd(2));
+	if (was_published() || err)
+		return published.bad ?: "building failed";
 	return model_compare(m, t);
 }
 

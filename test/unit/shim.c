@@ -39,6 +39,8 @@ static unsigned int nr_garbage, batch = 16;
 
 static long live, live_bytes, fail_at;
 
+void (*shim_published)(void);
+
 static void register_reader(void)
 {
 	self = calloc(1, sizeof(*self));

@@ -27,7 +27,16 @@ void shim_must_be_reader(void);
 #endif
 
 #define rcu_dereference_protected(p, cond) __atomic_load_n(&(p), __ATOMIC_RELAXED)
-#define rcu_assign_pointer(p, v) __atomic_store_n(&(p), v, __ATOMIC_SEQ_CST)
+
+/* For a test that looks at what readers see from that moment on. */
+extern void (*shim_published)(void);
+
+#define rcu_assign_pointer(p, v) do {			\
+	__atomic_store_n(&(p), v, __ATOMIC_SEQ_CST);	\
+	if (shim_published)				\
+		shim_published();			\
+} while (0)
+
 #define RCU_INIT_POINTER(p, v) __atomic_store_n(&(p), v, __ATOMIC_RELAXED)
 
 #define kvfree_rcu(p, member) do {			\
