@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# What in the kernel's log is never right.
+
+# kernel_reports: of the kernel log on stdin, the lines that report a fault.
+kernel_reports()
+{
+	local reports expected
+	reports='BUG|WARNING|Oops|possible circular|possible recursive|inconsistent lock|suspicious RCU'
+	reports+='|INFO: task|blocked for more than|KASAN|UBSAN|kmemleak|general protection|refcount_t'
+	reports+='|unable to handle|Call Trace|stack segment|self-detected stall|detected stalls'
+	reports+='|(list_add|list_del) corruption|scheduling while atomic|sleeping function called|Bad page'
+	# A module that is not part of the kernel says so; nothing else may be filtered here.
+	expected='dm_loop: loading out-of-tree module taints kernel\.$'
+	expected+='|dm_loop: module verification failed: signature and/or required key missing - tainting kernel$'
+	grep -E "$reports" | grep -vE "$expected"
+}
