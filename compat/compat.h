@@ -20,10 +20,8 @@
 
 /* Since 7.0 an allocation names the object, not its size. */
 #ifndef kmalloc_obj
-#define kmalloc_obj(object, gfp) \
-	((typeof(object) *)kmalloc(sizeof(object), gfp))
-#define kzalloc_obj(object, gfp) \
-	((typeof(object) *)kzalloc(sizeof(object), gfp))
+#define kmalloc_obj(object, gfp) kmalloc(sizeof(object), gfp)
+#define kzalloc_obj(object, gfp) kzalloc(sizeof(object), gfp)
 #endif
 
 /* Before 6.5 block devices were opened with fmode_t. */
