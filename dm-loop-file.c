@@ -18,6 +18,7 @@
 #include <linux/uaccess.h>
 
 #include "dm-loop.h"
+#include "dm-loop-trace.h"
 
 /*
  * All backing files.  dm_loop_files_lock protects the list and the references
@@ -776,7 +777,7 @@ static int join(struct dm_loop_target *lt, struct dm_loop_file *lf,
 		clear_swapfile(lf);
 	r = check_alignment(lt, lf, why) ?: check_writes(lt, lf, why);
 	/* It would do by file I/O, but that is not for a part of a file. */
-	return r == -EOPNOTSUPP ? -EBUSY : r;
+	return r == -EOPNOTSUPP && !lt->mapped ? -EBUSY : r;
 }
 
 /* Called with lf->lock, @lt on lf->targets. */
@@ -990,6 +991,7 @@ void dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 	loff_t last = pos + ((loff_t)sectors << SECTOR_SHIFT) - 1;
 
 	dm_loop_count(lf, DM_LOOP_INVALIDATES);
+	trace_dm_loop_invalidate(lf, sector, sectors, 0);
 	invalidate_inode_pages2_range(lf->file->f_mapping, pos >> PAGE_SHIFT,
 				      last >> PAGE_SHIFT);
 }

@@ -23,6 +23,7 @@
 #include <linux/uio.h>
 
 #include "dm-loop.h"
+#include "dm-loop-trace.h"
 #include "compat/block-ops.h"
 
 /* How often to look whether the host filesystem has thawed. */
@@ -184,6 +185,8 @@ static int set_range(struct dm_loop_file *lf, sector_t start, sector_t end,
 	r = dm_loop_extents_set(&lf->extents, start, end - start, state, phys,
 				GFP_KERNEL);
 	mutex_unlock(&lf->lock);
+	if (state == DM_LOOP_MAPPED)
+		trace_dm_loop_promote(lf, start, end - start, r);
 	return r;
 }
 
@@ -469,6 +472,7 @@ static void end_run(struct dm_loop_run *run)
 	if (bio_list_empty(&run->bios))
 		return;
 	if (!run->error) {
+		trace_dm_loop_fill(lf, run->start, run->end - run->start, 0);
 		run->error = promote(lf, &run->ext, run->start, run->end);
 		if (dm_loop_file_cached(lf, run->start, run->end - run->start))
 			dm_loop_file_invalidate(lf, run->start,
@@ -477,6 +481,7 @@ static void end_run(struct dm_loop_run *run)
 			end_bio(bio, run->error);
 		return;
 	}
+	trace_dm_loop_fill(lf, run->start, run->end - run->start, run->error);
 	while ((bio = bio_list_pop(&run->bios))) {
 		r = retry_alone(run, bio);
 		if (r == -ENOSPC || r == -EDQUOT)
@@ -919,6 +924,7 @@ static int punch_blocks(struct dm_loop_file *lf, sector_t start, sector_t end)
 		need_fsync(lf);
 	}
 	unblock_range(lf);
+	trace_dm_loop_punch(lf, start, end - start, r);
 	return r;
 }
 
@@ -1135,8 +1141,12 @@ static void work_on_data(struct dm_loop_file *lf, struct bio_list *data)
 	}
 }
 
-/* Held bios go back to device-mapper when it suspends without a flush. */
-static void keep_held(struct dm_loop_file *lf, struct bio_list *held)
+/*
+ * The host is frozen: bios go back to the list that they came from, or to
+ * device-mapper when it suspends without a flush.
+ */
+static void keep_held(struct dm_loop_file *lf, struct bio_list *held,
+		      struct bio_list *list)
 {
 	struct bio_list keep = BIO_EMPTY_LIST;
 	struct bio *bio;
@@ -1144,18 +1154,15 @@ static void keep_held(struct dm_loop_file *lf, struct bio_list *held)
 	while ((bio = bio_list_pop(held))) {
 		if (dm_noflush_suspending(dm_loop_io(bio)->lt->ti)) {
 			bio->bi_status = BLK_STS_DM_REQUEUE;
-			bio_endio(bio);
+			bio->bi_end_io(bio);
 			continue;
 		}
 		dm_loop_count(lf, DM_LOOP_HELD);
 		bio_list_add(&keep, bio);
 	}
-	if (bio_list_empty(&keep))
-		return;
 	spin_lock_irq(&lf->todo_lock);
-	bio_list_merge_head(&lf->todo, &keep);
+	bio_list_merge_head(list, &keep);
 	spin_unlock_irq(&lf->todo_lock);
-	queue_delayed_work(lf->wq, &lf->retry, THAW_POLL);
 }
 
 /* The filesystem must not wait for us, in any way, while it works for us. */
@@ -1193,7 +1200,10 @@ static void dm_loop_work(struct work_struct *work)
 	/* Nothing is under way that waits for us: the range can be drained. */
 	while ((bio = bio_list_pop(&todo.punches)))
 		punch_bio(lf, bio);
-	keep_held(lf, &todo.held);
+	if (!bio_list_empty(&todo.held)) {
+		keep_held(lf, &todo.held, &lf->todo);
+		queue_delayed_work(lf->wq, &lf->retry, THAW_POLL);
+	}
 	leave_fs(flags);
 }
 
@@ -1239,6 +1249,7 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	/* Only now may a flush that comes meanwhile pass us by. */
 	if (!r)
 		atomic64_set(&lf->synced, dirtied);
+	trace_dm_loop_commit(lf, 0, i_size_read(lf->inode) >> SECTOR_SHIFT, r);
 	return r;
 }
 
@@ -1268,16 +1279,17 @@ static void dm_loop_flush(struct work_struct *work)
 	struct bio *bio;
 	int r;
 
-	/* A commit needs a transaction, which a frozen filesystem has not. */
-	if (!sb_start_write_trylock(sb)) {
-		queue_delayed_work(lf->wq, &lf->flusher, THAW_POLL);
-		return;
-	}
-	flags = enter_fs();
 	spin_lock_irq(&lf->todo_lock);
 	bios = lf->flushes;
 	bio_list_init(&lf->flushes);
 	spin_unlock_irq(&lf->todo_lock);
+	/* A commit needs a transaction, which a frozen filesystem has not. */
+	if (!sb_start_write_trylock(sb)) {
+		keep_held(lf, &bios, &lf->flushes);
+		queue_delayed_work(lf->wq, &lf->flusher, THAW_POLL);
+		return;
+	}
+	flags = enter_fs();
 	r = dm_loop_sync(lf);
 	while ((bio = bio_list_pop(&bios)))
 		end_flush(lf, bio, r);
@@ -1349,6 +1361,7 @@ static void dm_loop_file_io(struct work_struct *work)
 	else
 		r = file_rw(lf, bio);
 	kthread_associate_blkcg(NULL);
+	trace_dm_loop_fallback(lf, bio_start(bio), bio_sectors(bio), r);
 	if (op_is_write(bio_op(bio))) {
 		need_fsync(lf);
 		if (r == -ENOSPC || r == -EDQUOT)

@@ -16,6 +16,9 @@
 #include <linux/slab.h>
 
 #include "dm-loop.h"
+
+#define CREATE_TRACE_POINTS
+#include "dm-loop-trace.h"
 #include "compat/limits.h"
 
 /* What the option chunk may be, in bytes. */
