@@ -28,6 +28,9 @@
 static LIST_HEAD(dm_loop_files);
 static DEFINE_MUTEX(dm_loop_files_lock);
 
+/* Runs what cannot run on the workqueue of a file, because it may free that. */
+static struct workqueue_struct *dm_loop_release_wq;
+
 /* Allocated at once when a hole is filled, unless a table says otherwise. */
 #define CHUNK_DEFAULT SZ_1M
 
@@ -257,7 +260,9 @@ static int read_bmap(struct dm_loop_file *lf, struct dm_loop_builder *b,
 	return r;
 }
 
-static int read_mapping(struct dm_loop_file *lf, const char **why)
+/* The file's mapping, into @t, which may be in use. */
+static int read_mapping(struct dm_loop_file *lf, struct dm_loop_extents *t,
+			const char **why)
 {
 	struct dm_loop_builder b;
 	int r;
@@ -271,7 +276,7 @@ static int read_mapping(struct dm_loop_file *lf, const char **why)
 	else
 		r = read_bmap(lf, &b, why);
 	if (!r)
-		r = dm_loop_builder_finish(&b, &lf->extents);
+		r = dm_loop_builder_finish(&b, t);
 	if (r)
 		dm_loop_builder_abort(&b);
 	return r;
@@ -393,7 +398,7 @@ static int unshare_file(struct dm_loop_file *lf, const char **why)
 	sb_end_write(lf->inode->i_sb);
 	if (err)
 		return refuse(why, "Cannot unshare the file", err);
-	return settle(lf, why) ?: read_mapping(lf, why);
+	return settle(lf, why) ?: read_mapping(lf, &lf->extents, why);
 }
 
 static bool wants_unshare(const struct dm_loop_file *lf)
@@ -481,7 +486,7 @@ static int map_file(struct dm_loop_file *lf, const char **why)
 	if (!r)
 		r = settle(lf, why);
 	if (!r)
-		r = read_mapping(lf, why);
+		r = read_mapping(lf, &lf->extents, why);
 	if (!r && has_shared(lf) && wants_unshare(lf))
 		r = unshare_file(lf, why);
 	if (!r)
@@ -551,6 +556,7 @@ static int pin(struct dm_loop_file *lf, const char **why)
 		goto out;
 	}
 	lf->chunk = choose_chunk(lf);
+	lf->aops = lf->file->f_mapping->a_ops;
 	r = map_file(lf, why);
 	if (!r)
 		lf->mode = DM_LOOP_MODE_MAPPED;
@@ -608,6 +614,44 @@ static void close_file(struct file *file)
 }
 
 /*
+ * Give the file back.  A frozen filesystem neither commits nor moves times,
+ * and nobody shall hang for it: the file stays pinned until it has thawed.
+ * Called with lf->lock and no bio on its way.
+ */
+static void release(struct dm_loop_file *lf)
+{
+	struct super_block *sb = lf->inode->i_sb;
+
+	if (lf->mode == DM_LOOP_MODE_RELEASED)
+		return;
+	if (!dm_loop_needs_sync(lf) && !test_bit(0, &lf->times_stale)) {
+		unpin(lf);
+	} else if (sb_start_write_trylock(sb)) {
+		unpin(lf);
+		sb_end_write(sb);
+	} else {
+		refcount_inc(&lf->refs);
+		if (!queue_delayed_work(dm_loop_release_wq, &lf->release,
+					DM_LOOP_THAW_POLL))
+			refcount_dec(&lf->refs);
+	}
+}
+
+static void put_file_object(struct dm_loop_file *lf);
+
+static void release_work(struct work_struct *work)
+{
+	struct dm_loop_file *lf = container_of(to_delayed_work(work),
+					       struct dm_loop_file, release);
+
+	mutex_lock(&lf->lock);
+	if (!lf->active)
+		release(lf);
+	mutex_unlock(&lf->lock);
+	put_file_object(lf);
+}
+
+/*
  * Open @lt->path, which must still be the inode @lf is for.  Called with
  * lf->lock, and no target active.
  */
@@ -617,6 +661,8 @@ static int open_file(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	int flags = O_LARGEFILE | (dm_loop_writable(lt) ? O_RDWR : O_RDONLY);
 	struct file *file;
 
+	/* Our own pin would refuse it; a resume takes it again. */
+	unpin(lf);
 	file = filp_open(lt->path, flags, 0);
 	if (IS_ERR(file))
 		return refuse(why, PTR_ERR(file) == -ETXTBSY ?
@@ -632,10 +678,8 @@ static int open_file(struct dm_loop_target *lt, struct dm_loop_file *lf,
 		return refuse(why, "File was replaced while it was opened",
 			      -ESTALE);
 	}
-	if (lf->file) {
-		unpin(lf);
+	if (lf->file)
 		close_file(lf->file);
-	}
 	lf->file = file;
 	return 0;
 }
@@ -669,8 +713,9 @@ static struct dm_loop_file *alloc_file(struct inode *inode)
 	lf->fs = dm_loop_fill_fs(lf);
 	lf->bdev = inode->i_sb->s_bdev;
 	INIT_LIST_HEAD(&lf->targets);
+	INIT_DELAYED_WORK(&lf->release, release_work);
 	mutex_init(&lf->lock);
-	lf->refs = 1;
+	refcount_set(&lf->refs, 1);
 	list_add(&lf->node, &dm_loop_files);
 	return lf;
 
@@ -689,7 +734,7 @@ static struct dm_loop_file *get_file_object(struct inode *inode)
 	mutex_lock(&dm_loop_files_lock);
 	list_for_each_entry(lf, &dm_loop_files, node) {
 		if (lf->inode == inode) {
-			lf->refs++;
+			refcount_inc(&lf->refs);
 			goto out;
 		}
 	}
@@ -701,11 +746,8 @@ out:
 
 static void put_file_object(struct dm_loop_file *lf)
 {
-	mutex_lock(&dm_loop_files_lock);
-	if (--lf->refs) {
-		mutex_unlock(&dm_loop_files_lock);
+	if (!refcount_dec_and_mutex_lock(&lf->refs, &dm_loop_files_lock))
 		return;
-	}
 	list_del(&lf->node);
 	mutex_unlock(&dm_loop_files_lock);
 
@@ -827,7 +869,7 @@ static int attach(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	lt->can_discard = can_discard(lt, lf);
 	/* The user has the file back; the load only proved that it is good. */
 	if (!lf->active && dm_suspended(lt->ti))
-		unpin(lf);
+		release(lf);
 	return 0;
 }
 
@@ -897,9 +939,31 @@ void dm_loop_file_detach(struct dm_loop_target *lt)
 	mutex_lock(&lf->lock);
 	list_del(&lt->node);
 	if (list_empty(&lf->targets))
-		unpin(lf);
+		release(lf);
 	mutex_unlock(&lf->lock);
 	put_file_object(lf);
+}
+
+/*
+ * While it was suspended the file may have been deleted, or another put in
+ * its place.  That it was only renamed is no harm.
+ */
+static int check_same_file(struct dm_loop_target *lt, struct dm_loop_file *lf,
+			   const char **why)
+{
+	struct path path;
+	bool same;
+
+	if (lf->mode != DM_LOOP_MODE_RELEASED)
+		return 0;
+	if (!lf->inode->i_nlink)
+		return refuse(why, "File was deleted", -ENOENT);
+	if (current->flags & PF_KTHREAD ||
+	    kern_path(lt->path, LOOKUP_FOLLOW, &path))
+		return 0;
+	same = d_inode(path.dentry) == lf->inode;
+	path_put(&path);
+	return same ? 0 : refuse(why, "Another file is in its place", -ESTALE);
 }
 
 /**
@@ -920,7 +984,7 @@ int dm_loop_file_activate(struct dm_loop_target *lt, const char **why)
 
 	mutex_lock(&lf->lock);
 	if (!lt->active) {
-		r = pin_for(lt, lf, why);
+		r = check_same_file(lt, lf, why) ?: pin_for(lt, lf, why);
 		if (!r) {
 			lt->active = true;
 			lf->active++;
@@ -947,9 +1011,168 @@ void dm_loop_file_deactivate(struct dm_loop_target *lt)
 	if (lt->active) {
 		lt->active = false;
 		if (!--lf->active)
-			unpin(lf);
+			release(lf);
 	}
 	mutex_unlock(&lf->lock);
+}
+
+/* --- comparing the table with the file ---------------------------------- */
+
+/*
+ * ext4 may write zeroes to unwritten blocks beside those it was asked to
+ * write, and call them written (ext4_ext_convert_to_initialized()).
+ */
+static bool agree(const struct dm_loop_range *ours,
+		  const struct dm_loop_range *theirs, sector_t pos)
+{
+	if (ours->state == DM_LOOP_HOLE || theirs->state == DM_LOOP_HOLE)
+		return ours->state == theirs->state;
+	if (ours->phys + (pos - ours->start) !=
+	    theirs->phys + (pos - theirs->start))
+		return false;
+	return ours->state == theirs->state ||
+	       (ours->state == DM_LOOP_UNWRITTEN &&
+		theirs->state == DM_LOOP_MAPPED);
+}
+
+static int compare(struct dm_loop_target *lt, struct dm_loop_extents *theirs,
+		   char *result, unsigned int maxlen)
+{
+	static const char *const states[] = {
+		"hole", "unwritten", "mapped", "shared"
+	};
+	sector_t end = lt->start + lt->ti->len, pos;
+	struct dm_loop_range a, b;
+	unsigned int extents = 0;
+	size_t sz = 0;
+
+	for (pos = lt->start; pos < end; extents++) {
+		rcu_read_lock();
+		if (!dm_loop_extents_lookup(&lt->lf->extents, pos, &a) ||
+		    !dm_loop_extents_lookup(theirs, pos, &b)) {
+			rcu_read_unlock();
+			return -EIO;
+		}
+		rcu_read_unlock();
+		if (!agree(&a, &b, pos)) {
+			DMEMIT("differs at sector %llu: table %s %llu, file %s %llu",
+			       (u64)pos, states[a.state],
+			       (u64)(a.phys + (pos - a.start)), states[b.state],
+			       (u64)(b.phys + (pos - b.start)));
+			return 1;
+		}
+		pos = min(a.start + a.len, b.start + b.len);
+	}
+	DMEMIT("ok %u", extents);
+	return 1;
+}
+
+static int check_mapped(struct dm_loop_target *lt, char *result,
+			unsigned int maxlen)
+{
+	struct dm_loop_file *lf = lt->lf;
+	struct dm_loop_extents theirs = { };
+	unsigned int noio = memalloc_noio_save();
+	struct super_block *sb = lf->inode->i_sb;
+	const char *why;
+	int r;
+
+	if (!sb_start_write_trylock(sb)) {
+		memalloc_noio_restore(noio);
+		return -EAGAIN;
+	}
+	/* With the worker away, what is on the disk can all be committed. */
+	r = dm_loop_sync(lf);
+	sb_end_write(sb);
+	if (!r)
+		r = read_mapping(lf, &theirs, &why);
+	if (!r)
+		r = compare(lt, &theirs, result, maxlen);
+	dm_loop_extents_destroy(&theirs);
+	memalloc_noio_restore(noio);
+	return r;
+}
+
+/**
+ * dm_loop_file_check() - compare the extent table with the filesystem's answer
+ * @lt: the target
+ * @result: for the answer: "ok <extents>", "differs at sector ..." or the mode
+ *	that has no table
+ * @maxlen: size of @result
+ *
+ * Context: Process context of a message; sleeps, takes lf->worker_lock and
+ *	lf->lock.
+ * Return: 1, as dm wants it with an answer, or a negative errno.
+ */
+int dm_loop_file_check(struct dm_loop_target *lt, char *result,
+		       unsigned int maxlen)
+{
+	struct dm_loop_file *lf = lt->lf;
+	size_t sz = 0;
+	int r = 1;
+
+	mutex_lock(&lf->worker_lock);
+	mutex_lock(&lf->lock);
+	if (lf->mode == DM_LOOP_MODE_MAPPED)
+		r = check_mapped(lt, result, maxlen);
+	else
+		DMEMIT("%s", lf->mode == DM_LOOP_MODE_FILE ? "file" :
+		       "released");
+	mutex_unlock(&lf->lock);
+	mutex_unlock(&lf->worker_lock);
+	return r;
+}
+
+/**
+ * dm_loop_file_event() - wake those who wait for an event of our devices
+ * @lf: the backing file
+ *
+ * Context: Sleeps; takes lf->lock.
+ */
+void dm_loop_file_event(struct dm_loop_file *lf)
+{
+	struct dm_loop_target *lt;
+
+	mutex_lock(&lf->lock);
+	list_for_each_entry(lt, &lf->targets, node)
+		if (lt->active)
+			dm_table_event(lt->ti->table);
+	mutex_unlock(&lf->lock);
+}
+
+/**
+ * dm_loop_file_init() - what all files share
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int dm_loop_file_init(void)
+{
+	dm_loop_release_wq = alloc_workqueue("dm-loop-release", WQ_UNBOUND, 0);
+	return dm_loop_release_wq ? 0 : -ENOMEM;
+}
+
+/**
+ * dm_loop_file_exit() - undo dm_loop_file_init()
+ *
+ * Waits for files that a frozen host keeps from being given back.
+ *
+ * Context: Sleeps.
+ */
+void dm_loop_file_exit(void)
+{
+	struct dm_loop_file *lf;
+
+	mutex_lock(&dm_loop_files_lock);
+	while (!list_empty(&dm_loop_files)) {
+		lf = list_first_entry(&dm_loop_files, struct dm_loop_file, node);
+		refcount_inc(&lf->refs);
+		mutex_unlock(&dm_loop_files_lock);
+		flush_delayed_work(&lf->release);
+		put_file_object(lf);
+		mutex_lock(&dm_loop_files_lock);
+	}
+	mutex_unlock(&dm_loop_files_lock);
+	destroy_workqueue(dm_loop_release_wq);
 }
 
 /* --- page cache and times ----------------------------------------------- */

@@ -17,6 +17,7 @@
 #include <linux/iomap.h>
 #include <linux/kthread.h>
 #include <linux/list_sort.h>
+#include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
@@ -25,9 +26,6 @@
 #include "dm-loop.h"
 #include "dm-loop-trace.h"
 #include "compat/block-ops.h"
-
-/* How often to look whether the host filesystem has thawed. */
-#define THAW_POLL (HZ / 20)
 
 /* Blocks written but not committed wait for a flush no longer than this. */
 #define COMMIT_DELAY HZ
@@ -370,6 +368,8 @@ static int write_alone(struct dm_loop_file *lf, struct bio *bio)
 	struct kiocb iocb;
 	ssize_t n = 1;
 
+	if (lf->inode->i_mapping->a_ops != lf->aops)
+		return -EIO;
 	bio_to_iter(bio, ITER_SOURCE, &iter);
 	init_sync_kiocb(&iocb, lf->file);
 	iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
@@ -433,6 +433,23 @@ static int promote(struct dm_loop_file *lf, const struct dm_loop_range *ext,
 			 ext->phys + (start - ext->start));
 }
 
+/*
+ * Direct I/O may fall back to the page cache (holes of files without extents),
+ * and readers may have cached what was there before.
+ */
+static int write_back(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	int r;
+
+	if (!dm_loop_file_cached(lf, start, end - start))
+		return 0;
+	r = filemap_write_and_wait_range(lf->inode->i_mapping,
+					 start << SECTOR_SHIFT,
+					 (end << SECTOR_SHIFT) - 1);
+	dm_loop_file_invalidate(lf, start, end - start);
+	return r;
+}
+
 static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 {
 	struct dm_loop_file *lf = run->lf;
@@ -444,6 +461,8 @@ static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 	if (lf->fs->prepare)
 		return run->error;
 	r = write_alone(lf, bio);
+	if (!r)
+		r = write_back(lf, bio_start(bio), bio_end(bio));
 	if (r)
 		return r;
 	return promote(lf, &run->ext, round_down(bio_start(bio), block),
@@ -453,14 +472,8 @@ static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 /* Full or over quota: tell whoever waits for an event of the device. */
 static void say_full(struct dm_loop_file *lf)
 {
-	struct dm_loop_target *lt;
-
 	dm_loop_count(lf, DM_LOOP_NOSPC);
-	mutex_lock(&lf->lock);
-	list_for_each_entry(lt, &lf->targets, node)
-		if (lt->active)
-			dm_table_event(lt->ti->table);
-	mutex_unlock(&lf->lock);
+	queue_work(lf->wq, &lf->event);
 }
 
 static void end_run(struct dm_loop_run *run)
@@ -473,10 +486,10 @@ static void end_run(struct dm_loop_run *run)
 		return;
 	if (!run->error) {
 		trace_dm_loop_fill(lf, run->start, run->end - run->start, 0);
-		run->error = promote(lf, &run->ext, run->start, run->end);
-		if (dm_loop_file_cached(lf, run->start, run->end - run->start))
-			dm_loop_file_invalidate(lf, run->start,
-						run->end - run->start);
+		run->error = write_back(lf, run->start, run->end);
+		if (!run->error)
+			run->error = promote(lf, &run->ext, run->start,
+					     run->end);
 		while ((bio = bio_list_pop(&run->bios)))
 			end_bio(bio, run->error);
 		return;
@@ -593,6 +606,10 @@ static void ext_submit(struct dm_loop_run *run)
 	struct iov_iter iter;
 	ssize_t n;
 
+	if (run->lf->inode->i_mapping->a_ops != run->lf->aops) {
+		run_done(run, -EIO);
+		return;
+	}
 	iov_iter_bvec(&iter, ITER_SOURCE, run->bio.bi_io_vec, run->bio.bi_vcnt,
 		      run->bio.bi_iter.bi_size);
 	init_sync_kiocb(&run->iocb, run->lf->file);
@@ -1194,15 +1211,17 @@ static void dm_loop_work(struct work_struct *work)
 	bio_list_init(&lf->todo);
 	spin_unlock_irq(&lf->todo_lock);
 
+	mutex_lock(&lf->worker_lock);
 	while ((bio = bio_list_pop(&bios)))
 		take_bio(lf, bio, &todo);
 	work_on_data(lf, &todo.data);
 	/* Nothing is under way that waits for us: the range can be drained. */
 	while ((bio = bio_list_pop(&todo.punches)))
 		punch_bio(lf, bio);
+	mutex_unlock(&lf->worker_lock);
 	if (!bio_list_empty(&todo.held)) {
 		keep_held(lf, &todo.held, &lf->todo);
-		queue_delayed_work(lf->wq, &lf->retry, THAW_POLL);
+		queue_delayed_work(lf->wq, &lf->retry, DM_LOOP_THAW_POLL);
 	}
 	leave_fs(flags);
 }
@@ -1213,6 +1232,11 @@ static void dm_loop_retry(struct work_struct *work)
 					       struct dm_loop_file, retry);
 
 	queue_work(lf->wq, &lf->worker);
+}
+
+static void dm_loop_event(struct work_struct *work)
+{
+	dm_loop_file_event(container_of(work, struct dm_loop_file, event));
 }
 
 static void dm_loop_touch(struct work_struct *work)
@@ -1286,7 +1310,7 @@ static void dm_loop_flush(struct work_struct *work)
 	/* A commit needs a transaction, which a frozen filesystem has not. */
 	if (!sb_start_write_trylock(sb)) {
 		keep_held(lf, &bios, &lf->flushes);
-		queue_delayed_work(lf->wq, &lf->flusher, THAW_POLL);
+		queue_delayed_work(lf->wq, &lf->flusher, DM_LOOP_THAW_POLL);
 		return;
 	}
 	flags = enter_fs();
@@ -1410,6 +1434,8 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 	INIT_DELAYED_WORK(&lf->retry, dm_loop_retry);
 	INIT_DELAYED_WORK(&lf->touch, dm_loop_touch);
 	INIT_DELAYED_WORK(&lf->flusher, dm_loop_flush);
+	INIT_WORK(&lf->event, dm_loop_event);
+	mutex_init(&lf->worker_lock);
 	spin_lock_init(&lf->todo_lock);
 	bio_list_init(&lf->todo);
 	bio_list_init(&lf->flushes);
@@ -1428,6 +1454,7 @@ void dm_loop_worker_exit(struct dm_loop_file *lf)
 	cancel_delayed_work_sync(&lf->retry);
 	cancel_delayed_work_sync(&lf->touch);
 	cancel_delayed_work_sync(&lf->flusher);
+	cancel_work_sync(&lf->event);
 	destroy_workqueue(lf->wq);
 }
 

@@ -291,6 +291,14 @@ static int map_write(struct dm_loop_file *lf, struct bio *bio, sector_t phys,
 	return map_remap(lf, bio, phys);
 }
 
+/* After an error the filesystem may go read-only under our writes. */
+static int map_rdonly(struct dm_loop_file *lf)
+{
+	if (!test_and_set_bit(0, &lf->said_rdonly))
+		queue_work(lf->wq, &lf->event);
+	return DM_MAPIO_KILL;
+}
+
 /* No table: file mode, or a bug. */
 static int map_file(struct dm_loop_file *lf, struct bio *bio)
 {
@@ -326,9 +334,8 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 	io->flags = bio->bi_opf & REQ_FUA ? DM_LOOP_IO_FUA : 0;
 	if (bio->bi_opf & REQ_PREFLUSH)
 		return map_flush(lf, bio);
-	/* After an error the filesystem may go read-only under our writes. */
 	if (write && sb_rdonly(lf->inode->i_sb))
-		return DM_MAPIO_KILL;
+		return map_rdonly(lf);
 
 	io->sector = lt->start + dm_target_offset(ti, bio->bi_iter.bi_sector);
 	io->sectors = bio_sectors(bio);
@@ -400,8 +407,10 @@ static int loop_preresume(struct dm_target *ti)
 	int r;
 
 	r = dm_loop_file_activate(lt, &why);
-	if (r)
+	if (r) {
 		pr_err("%s: cannot resume: %s (%d)\n", lt->path, why, r);
+		dm_table_event(ti->table);
+	}
 	return r;
 }
 
@@ -537,6 +546,14 @@ static void loop_status(struct dm_target *ti, status_type_t type,
 	}
 }
 
+static int loop_message(struct dm_target *ti, unsigned int argc, char **argv,
+			char *result, unsigned int maxlen)
+{
+	if (argc == 1 && !strcasecmp(argv[0], "check"))
+		return dm_loop_file_check(ti->private, result, maxlen);
+	return -EINVAL;
+}
+
 static struct target_type loop_target = {
 	.name = "loop",
 	.version = { 1, 0, 0 },
@@ -550,6 +567,7 @@ static struct target_type loop_target = {
 	.preresume = loop_preresume,
 	.resume = loop_resume,
 	.status = loop_status,
+	.message = loop_message,
 	.iterate_devices = loop_iterate_devices,
 	.io_hints = loop_io_hints,
 };
@@ -561,15 +579,25 @@ static int __init dm_loop_init(void)
 	r = dm_loop_fill_init();
 	if (r)
 		return r;
+	r = dm_loop_file_init();
+	if (r)
+		goto undo_fill;
 	r = dm_register_target(&loop_target);
 	if (r)
-		dm_loop_fill_exit();
+		goto undo_file;
+	return 0;
+
+undo_file:
+	dm_loop_file_exit();
+undo_fill:
+	dm_loop_fill_exit();
 	return r;
 }
 
 static void __exit dm_loop_exit(void)
 {
 	dm_unregister_target(&loop_target);
+	dm_loop_file_exit();
 	dm_loop_fill_exit();
 }
 

@@ -16,6 +16,7 @@
 #include <linux/fs.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/refcount.h>
 #include <linux/spinlock.h>
 #include <linux/srcu.h>
 #include <linux/workqueue.h>
@@ -52,7 +53,8 @@ enum dm_loop_mode {
 /**
  * struct dm_loop_file - the backing file: one for each inode in use
  * @node: entry of the list of all files, under dm_loop_files_lock
- * @refs: one for each of @targets, under dm_loop_files_lock
+ * @refs: one for each of @targets, and for a pending @release; the last is
+ *	given up under dm_loop_files_lock
  * @targets: the targets on this file, under @lock
  * @active: how many of @targets are resumed, under @lock
  * @lock: protects the above, the pin, and changes of @extents.  Taken inside
@@ -67,6 +69,8 @@ enum dm_loop_mode {
  * @extents: the mapping; read under RCU, changed under @lock
  * @fs: how this kind of filesystem is filled, or NULL
  * @chunk: sectors allocated at once when a hole is filled
+ * @aops: what the address space had when it was pinned; chattr +j changes it,
+ *	and after that fills would go through the journal
  * @dio_align: file mode: what position and length must be a multiple of for
  *	direct I/O, in bytes; 0 for none
  * @dio_mem_align: the same for addresses in memory
@@ -80,11 +84,16 @@ enum dm_loop_mode {
  *	flush must commit
  * @synced: what @dirtied was when the last such commit began
  * @worker: runs dm_loop_work() over @todo
+ * @worker_lock: held while @worker changes the file or the table, so that
+ *	they can be compared.  Taken inside md->suspend_lock, outside @lock.
  * @flusher: commits, for the bios in @flushes
  * @retry: queues @worker again while the host filesystem is frozen
  * @touch: updates the times of the file
+ * @event: wakes those who wait for an event of our devices
+ * @release: gives the file back when a frozen host has thawed
  * @next_touch: when the times may be updated next, in jiffies
  * @times_stale: bit 0: written since the times were updated
+ * @said_rdonly: bit 0: told that the filesystem went read-only
  * @todo_lock: protects the three lists below.  A leaf, taken with interrupts off, because
  *	bios come from end_io too.
  * @todo: bios for @worker
@@ -94,7 +103,7 @@ enum dm_loop_mode {
  */
 struct dm_loop_file {
 	struct list_head node;
-	unsigned int refs;
+	refcount_t refs;
 	struct list_head targets;
 	unsigned int active;
 	struct mutex lock; /* see above */
@@ -106,6 +115,7 @@ struct dm_loop_file {
 	struct dm_loop_extents extents;
 	const struct dm_loop_fs *fs;
 	sector_t chunk;
+	const struct address_space_operations *aops;
 	unsigned int dio_align;
 	unsigned int dio_mem_align;
 	struct srcu_struct inflight;
@@ -115,17 +125,24 @@ struct dm_loop_file {
 	atomic64_t synced;
 	struct workqueue_struct *wq;
 	struct work_struct worker;
+	struct mutex worker_lock; /* see above */
 	struct delayed_work flusher;
 	struct delayed_work retry;
 	struct delayed_work touch;
+	struct work_struct event;
+	struct delayed_work release;
 	unsigned long next_touch;
 	unsigned long times_stale;
+	unsigned long said_rdonly;
 	spinlock_t todo_lock; /* see above */
 	struct bio_list todo;
 	struct bio_list flushes;
 	struct list_head pending;
 	atomic64_t counts[DM_LOOP_NR_COUNTS];
 };
+
+/* How often to look whether a frozen host filesystem has thawed. */
+#define DM_LOOP_THAW_POLL (HZ / 20)
 
 /**
  * struct dm_loop_target - one line of a device-mapper table
@@ -234,6 +251,11 @@ void dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 			     unsigned int sectors);
 void dm_loop_file_wrote(struct dm_loop_file *lf);
 void dm_loop_file_touch(struct dm_loop_file *lf);
+void dm_loop_file_event(struct dm_loop_file *lf);
+int dm_loop_file_check(struct dm_loop_target *lt, char *result,
+		       unsigned int maxlen);
+int dm_loop_file_init(void);
+void dm_loop_file_exit(void);
 void dm_loop_file_touch_now(struct dm_loop_file *lf);
 
 /* dm-loop-fill.c */
