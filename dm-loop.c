@@ -96,6 +96,37 @@ static int parse_options(struct dm_loop_target *lt, struct dm_arg_set *as)
 	return 0;
 }
 
+static bool is_octal(const char *s)
+{
+	return s[0] >= '0' && s[0] <= '3' && s[1] >= '0' && s[1] <= '7' &&
+	       s[2] >= '0' && s[2] <= '7';
+}
+
+/*
+ * dm_split_args() cuts at blanks, and libdevmapper doubles every backslash
+ * that would quote one.  So a path comes, and is shown, with the octal code
+ * of such bytes, as in /proc/mounts; any other backslash is part of a name.
+ */
+static char *decode_path(const char *word)
+{
+	char *path = kmalloc(strlen(word) + 1, GFP_KERNEL);
+	char *out = path;
+
+	if (!path)
+		return NULL;
+	while (*word) {
+		if (*word == '\\' && is_octal(word + 1)) {
+			*out++ = (word[1] - '0') << 6 | (word[2] - '0') << 3 |
+				 (word[3] - '0');
+			word += 4;
+		} else {
+			*out++ = *word++;
+		}
+	}
+	*out = '\0';
+	return path;
+}
+
 static int parse_table(struct dm_loop_target *lt, unsigned int argc, char **argv)
 {
 	struct dm_arg_set as = { .argc = argc, .argv = argv };
@@ -122,7 +153,7 @@ static int parse_table(struct dm_loop_target *lt, unsigned int argc, char **argv
 		return -EINVAL;
 	}
 	lt->start = offset >> SECTOR_SHIFT;
-	lt->path = kstrdup(path, GFP_KERNEL);
+	lt->path = decode_path(path);
 	if (!lt->path) {
 		ti->error = "Out of memory";
 		return -ENOMEM;
@@ -453,17 +484,19 @@ static void loop_io_hints(struct dm_target *ti, struct queue_limits *limits)
 }
 
 /*
- * Quotes for dm_split_args(), which cuts at isspace() and takes the byte
- * after a backslash as it is.  The kernel's isspace() knows Latin-1: 0xa0,
- * the second byte of many UTF-8 letters, is one.
+ * What decode_path() reads.  The kernel's isspace() knows Latin-1: 0xa0, the
+ * second byte of many UTF-8 letters, is one.  At a # dmsetup begins a comment.
  */
 static size_t emit_path(const char *path, char *result, size_t sz,
 			unsigned int maxlen)
 {
 	for (; *path; path++) {
-		if (isspace((unsigned char)*path) || *path == '\\')
-			DMEMIT("\\");
-		DMEMIT("%c", *path);
+		unsigned char c = *path;
+
+		if (isspace(c) || iscntrl(c) || c == '\\' || c == '#')
+			DMEMIT("\\%03o", c);
+		else
+			DMEMIT("%c", c);
 	}
 	return sz;
 }

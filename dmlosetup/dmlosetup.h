@@ -108,6 +108,7 @@ struct status_line {
 };
 
 char *table_quote(const char *path);
+char *table_double(const char *line);
 char *table_build(const char *path, uint64_t offset, const char *const *options);
 int table_parse(const char *params, struct table_line *line);
 void table_free(struct table_line *line);

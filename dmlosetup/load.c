@@ -1,10 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * Load a table. By the ioctl itself and not through libdevmapper, which
- * doubles every backslash of a table line, so that nothing that is sent
- * through it can be quoted for the kernel: a path with a blank would end
- * at the blank.
- */
+/* Load a table, by the ioctl itself. */
 #include <errno.h>
 #include <fcntl.h>
 #include <libdevmapper.h>
@@ -37,9 +32,10 @@ static int control_ioctl(unsigned long cmd, void *data)
 int dm_load(const struct dm_id *id, uint64_t sectors, const char *params,
 	    bool read_only)
 {
+	char *line = table_double(params);
 	/* what follows must be 8-byte aligned, or the kernel walks astray */
 	size_t size = sizeof(struct dm_ioctl) + sizeof(struct dm_target_spec) +
-		      (strlen(params) + 8) / 8 * 8;
+		      (strlen(line) + 8) / 8 * 8;
 	struct dm_ioctl *io = xcalloc(1, size);
 	struct dm_target_spec *spec = (void *)(io + 1);
 	int err;
@@ -53,8 +49,9 @@ int dm_load(const struct dm_id *id, uint64_t sectors, const char *params,
 	spec->length = sectors;
 	spec->next = size - sizeof(*io);
 	memcpy(spec->target_type, TARGET_NAME, sizeof(TARGET_NAME));
-	memcpy(spec + 1, params, strlen(params));
+	memcpy(spec + 1, line, strlen(line));
 	err = control_ioctl(DM_TABLE_LOAD, io);
 	free(io);
+	free(line);
 	return err;
 }

@@ -2,9 +2,8 @@
 /*
  * The target's table line, "<path> <offset> [<n> <options>]", and its status
  * line. Device-mapper cuts a table line at every byte that the kernel's
- * isspace() takes for a blank and reads \X as X, so those bytes and the
- * backslash itself are written with a backslash in front. On the way back
- * \ooo is understood too: no digit is ever quoted.
+ * isspace() takes for a blank, so the target reads and shows those bytes, and
+ * the backslash itself, as \ooo.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -27,15 +26,33 @@ static bool kernel_space(unsigned char c)
 /* The path as one word of a table line; the caller frees it. */
 char *table_quote(const char *path)
 {
-	char *word = xcalloc(2 * strlen(path) + 1, 1);
+	char *word = xcalloc(4 * strlen(path) + 1, 1);
 	char *out = word;
 
 	for (; *path; path++) {
 		if (kernel_space(*path) || *path == '\\')
-			*out++ = '\\';
-		*out++ = *path;
+			out += sprintf(out, "\\%03o", (unsigned char)*path);
+		else
+			*out++ = *path;
 	}
 	return word;
+}
+
+/*
+ * As libdevmapper sends a line: device-mapper reads \X as X before the target
+ * sees it. The caller frees it.
+ */
+char *table_double(const char *line)
+{
+	char *twice = xcalloc(2 * strlen(line) + 1, 1);
+	char *out = twice;
+
+	for (; *line; line++) {
+		if (*line == '\\')
+			*out++ = '\\';
+		*out++ = *line;
+	}
+	return twice;
 }
 
 /* @options ends with NULL; the caller frees the result. */
@@ -87,8 +104,6 @@ static char *next_word(const char **s)
 			p += 4;
 			continue;
 		}
-		if (*p == '\\' && p[1])
-			p++;
 		*out++ = *p++;
 	}
 	*s = p;

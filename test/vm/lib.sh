@@ -305,11 +305,16 @@ sectors()
 	fi
 }
 
-# escape PATH: as the table wants it, with a backslash before bytes that dm's parser would cut at.
+# escape PATH: as the table wants it, with the octal code of bytes that dm's parser would cut at.
 escape()
 {
-	# shellcheck disable=SC2001 # bytes and classes, not a plain replacement
-	LC_ALL=C sed 's/[\\[:space:]\xa0]/\\&/g' <<<"$1"
+	local LC_ALL=C path=$1 word='' c i
+	for ((i = 0; i < ${#path}; i++)); do
+		c=${path:i:1}
+		[[ "$c" != [\\\#[:space:]$'\xa0'] ]] || printf -v c '\\%03o' "$(($(printf '%d' "'$c") & 255))"
+		word+=$c
+	done
+	printf '%s\n' "$word"
 }
 
 # loop_table FILE [OFFSET [OPTIONS...]]: the table of a device for the file from that byte on.
