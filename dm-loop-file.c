@@ -292,12 +292,15 @@ static int read_mapping(struct dm_loop_file *lf, struct dm_loop_extents *t,
 static int pin_writecount(struct dm_loop_file *lf)
 {
 	struct inode *inode = lf->inode;
+	int r = 0;
 
 	if (!(lf->file->f_mode & FMODE_WRITE))
-		return deny_write_access(lf->file);
-	if (atomic_cmpxchg(&inode->i_writecount, 1, -1) != 1)
-		return -ETXTBSY;
-	return 0;
+		r = deny_write_access(lf->file);
+	else if (atomic_cmpxchg(&inode->i_writecount, 1, -1) != 1)
+		r = -ETXTBSY;
+	if (!r)
+		dm_loop_took(DM_LOOP_OWN_PIN);
+	return r;
 }
 
 /* Add, do not set: others may have denied writes on top of us meanwhile. */
@@ -307,6 +310,7 @@ static void unpin_writecount(struct dm_loop_file *lf)
 		atomic_add(2, &lf->inode->i_writecount);
 	else
 		allow_write_access(lf->file);
+	dm_loop_gave(DM_LOOP_OWN_PIN);
 }
 
 /*
@@ -336,6 +340,7 @@ static void clear_swapfile(struct dm_loop_file *lf)
 	inode->i_flags &= ~S_SWAPFILE;
 	inode_unlock(inode);
 	lf->swapfile = false;
+	dm_loop_gave(DM_LOOP_OWN_SWAPFILE);
 }
 
 /* As swapon does it: flag first, then wait for writes that saw it clear. */
@@ -352,6 +357,7 @@ static int pin_swapfile(struct dm_loop_file *lf, const char **why)
 	if (wants_swapfile(lf)) {
 		inode->i_flags |= S_SWAPFILE;
 		lf->swapfile = true;
+		dm_loop_took(DM_LOOP_OWN_SWAPFILE);
 	}
 	r = inode_drain_writes(inode);
 	inode_unlock(inode);
@@ -717,6 +723,7 @@ static struct dm_loop_file *alloc_file(struct inode *inode)
 	mutex_init(&lf->lock);
 	refcount_set(&lf->refs, 1);
 	list_add(&lf->node, &dm_loop_files);
+	dm_loop_took(DM_LOOP_OWN_FILE);
 	return lf;
 
 cleanup:
@@ -759,6 +766,7 @@ static void put_file_object(struct dm_loop_file *lf)
 	if (lf->file)
 		close_file(lf->file);
 	kfree(lf);
+	dm_loop_gave(DM_LOOP_OWN_FILE);
 }
 
 /*

@@ -232,6 +232,7 @@ static struct dm_loop_run *alloc_run(struct dm_loop_file *lf,
 	run->error = 0;
 	bio_list_init(&run->bios);
 	list_add_tail(&run->node, &round->runs);
+	dm_loop_took(DM_LOOP_OWN_RUN);
 	return run;
 }
 
@@ -567,6 +568,7 @@ static void fill_round(struct dm_loop_file *lf, struct bio_list *fills,
 	list_for_each_entry_safe(run, next, &round.runs, node) {
 		end_run(run);
 		bio_put(&run->bio);
+		dm_loop_gave(DM_LOOP_OWN_RUN);
 	}
 }
 

@@ -163,6 +163,7 @@ static int parse_table(struct dm_loop_target *lt, unsigned int argc, char **argv
 
 static void free_target(struct dm_loop_target *lt)
 {
+	dm_loop_gave(DM_LOOP_OWN_TARGET);
 	kfree(lt->path);
 	kfree(lt);
 }
@@ -177,6 +178,7 @@ static int loop_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		ti->error = "Out of memory";
 		return -ENOMEM;
 	}
+	dm_loop_took(DM_LOOP_OWN_TARGET);
 	lt->ti = ti;
 	r = parse_table(lt, argc, argv);
 	if (!r)
@@ -240,6 +242,7 @@ bool dm_loop_start_write(struct dm_loop_file *lf, struct bio *bio)
 		return false;
 	__sb_writers_release(sb, SB_FREEZE_WRITE);
 	dm_loop_io(bio)->flags |= DM_LOOP_IO_WRITER;
+	dm_loop_took(DM_LOOP_OWN_WRITER);
 	return true;
 }
 
@@ -250,6 +253,7 @@ static void end_write(struct dm_loop_file *lf, struct dm_loop_io *io)
 	if (!(io->flags & DM_LOOP_IO_WRITER))
 		return;
 	io->flags &= ~DM_LOOP_IO_WRITER;
+	dm_loop_gave(DM_LOOP_OWN_WRITER);
 	__sb_writers_acquired(sb, SB_FREEZE_WRITE);
 	sb_end_write(sb);
 }
@@ -605,6 +609,33 @@ static struct target_type loop_target = {
 	.io_hints = loop_io_hints,
 };
 
+#ifdef DEBUG
+atomic_t dm_loop_owned[DM_LOOP_NR_OWNED];
+
+/* The tests look for these lines. */
+static void report_leaks(void)
+{
+	static const char *const names[] = {
+		[DM_LOOP_OWN_FILE] = "file",
+		[DM_LOOP_OWN_PIN] = "pin",
+		[DM_LOOP_OWN_SWAPFILE] = "swapfile flag",
+		[DM_LOOP_OWN_TARGET] = "target",
+		[DM_LOOP_OWN_WRITER] = "freeze reference",
+		[DM_LOOP_OWN_RUN] = "fill",
+	};
+	unsigned int i;
+	int n;
+
+	for (i = 0; i < DM_LOOP_NR_OWNED; i++) {
+		n = atomic_read(&dm_loop_owned[i]);
+		if (n)
+			pr_err("leak: %d %s\n", n, names[i]);
+	}
+}
+#else
+static void report_leaks(void) { }
+#endif
+
 static int __init dm_loop_init(void)
 {
 	int r;
@@ -632,6 +663,7 @@ static void __exit dm_loop_exit(void)
 	dm_unregister_target(&loop_target);
 	dm_loop_file_exit();
 	dm_loop_fill_exit();
+	report_leaks();
 }
 
 module_init(dm_loop_init);

@@ -41,6 +41,34 @@ enum dm_loop_count {
 
 extern const char *const dm_loop_count_names[DM_LOOP_NR_COUNTS];
 
+/* What must all have been given back when the module goes. */
+enum dm_loop_owned {
+	DM_LOOP_OWN_FILE,	/* a backing file */
+	DM_LOOP_OWN_PIN,	/* nobody else may write to the file */
+	DM_LOOP_OWN_SWAPFILE,	/* S_SWAPFILE is set, by us */
+	DM_LOOP_OWN_TARGET,	/* a line of a table */
+	DM_LOOP_OWN_WRITER,	/* DM_LOOP_IO_WRITER: the host may not freeze */
+	DM_LOOP_OWN_RUN,	/* a fill */
+	DM_LOOP_NR_OWNED
+};
+
+#ifdef DEBUG
+extern atomic_t dm_loop_owned[DM_LOOP_NR_OWNED];
+
+static inline void dm_loop_took(enum dm_loop_owned o)
+{
+	atomic_inc(&dm_loop_owned[o]);
+}
+
+static inline void dm_loop_gave(enum dm_loop_owned o)
+{
+	atomic_dec(&dm_loop_owned[o]);
+}
+#else
+static inline void dm_loop_took(enum dm_loop_owned o) { }
+static inline void dm_loop_gave(enum dm_loop_owned o) { }
+#endif
+
 struct dm_loop_fs;
 
 /* How the bios of a backing file are done. */
