@@ -311,6 +311,7 @@ escape()
 	local LC_ALL=C path=$1 word='' c i
 	for ((i = 0; i < ${#path}; i++)); do
 		c=${path:i:1}
+		# shellcheck disable=SC2101 # the class is in a set
 		[[ "$c" != [\\\#[:space:]$'\xa0'] ]] || printf -v c '\\%03o' "$(($(printf '%d' "'$c") & 255))"
 		word+=$c
 	done
@@ -415,6 +416,21 @@ cleanup_devices()
 	exit 1
 )
 
+# With kmemleak: what the module has lost, looked for while its functions have names.
+find_leaks()
+{
+	local list=/sys/kernel/debug/kmemleak found
+	[ -w "$list" ] && [ -e /sys/module/dm_loop ] || return 0
+	# What was not there at the scan before, or not for five seconds, is not yet told.
+	echo scan >"$list"
+	sleep 5
+	echo scan >"$list"
+	found=$(awk -v RS='unreferenced object ' '/\[dm_loop\]/ { printf "%s%s", RS, $0 }' "$list")
+	[ -n "$found" ] || return 0
+	printf 'kmemleak: %s\n' "$found"
+	return 1
+}
+
 # After each test, by the runner: also the programs, and the module must go.
 cleanup()
 {
@@ -425,6 +441,7 @@ cleanup()
 	fi 2>/dev/null
 	[ ! -S /run/udev/control ] || udevadm control --exit 2>/dev/null
 	cleanup_devices || return
+	find_leaks || return
 	for try in 1 2 3; do
 		[ -e /sys/module/dm_loop ] || break
 		rmmod dm_loop && break

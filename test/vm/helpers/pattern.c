@@ -6,7 +6,7 @@
  * Every eight bytes depend on the key and on their offset, so data in the wrong
  * place, or of another round, is seen; and the checker needs no copy.
  */
-#include <inttypes.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,15 +56,18 @@ int main(int argc, char **argv)
 			}
 		} else {
 			if (fread(got, 1, n, stdin) != n) {
-				fprintf(stderr, "pattern: input ends before offset %" PRIu64 "\n", offset + n);
+				fprintf(stderr, "pattern: input ends before offset %llu\n",
+					(unsigned long long)(offset + n));
 				return 1;
 			}
 			for (i = 0; i < n; i++) {
 				if (((char *)got)[i] == ((char *)want)[i])
 					continue;
-				fprintf(stderr, "pattern: wrong at offset %" PRIu64 ": %016" PRIx64
-					", wanted %016" PRIx64 "\n", (offset + i) & ~(uint64_t)7,
-					got[i / 8], want[i / 8]);
+				fprintf(stderr,
+					"pattern: wrong at offset %llu: %016llx, wanted %016llx\n",
+					(unsigned long long)(offset + i) & ~7ULL,
+					(unsigned long long)got[i / 8],
+					(unsigned long long)want[i / 8]);
 				return 1;
 			}
 		}

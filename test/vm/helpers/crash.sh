@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# Power cuts, for the tests crash-*. The host filesystem is on a small disk whose
+# writes are logged (dm-log-writes). Then the log is replayed up to a flush, and the
+# image must have all that was promised before that flush: see crash.c, replay.c.
+
+crash_disk_mib=64
+crash_image_mib=12
+crash_points=0
+
+# crash_slice NAME DISK START: a small disk, a part of a test disk, at that MiB.
+crash_slice()
+{
+	dmsetup create "$1" --table "0 $((crash_disk_mib << 11)) linear $(disk "$2") $(($3 << 11))"
+}
+
+# crash_begin FS [MKFS OPTIONS...]: a filesystem in /mnt/host, on a disk full of a pattern.
+crash_begin()
+{
+	crash_fs=$1
+	shift
+	crash_slice data 0 0
+	crash_slice base 2 0
+	crash_slice cow 2 "$crash_disk_mib"
+	pattern write 77 0 $((crash_disk_mib << 20)) | dd of=/dev/mapper/data bs=1M iflag=fullblock oflag=direct status=none
+	case $crash_fs in
+	ext4) make_fs ext4 /dev/mapper/data -E nodiscard -J size=4 "$@" ;;
+	# Smaller than mkfs.xfs likes; quick to copy.
+	xfs) make_fs xfs /dev/mapper/data --unsupported -d agcount=2 "$@" ;;
+	esac
+	mkdir -p /mnt/host
+	mount /dev/mapper/data /mnt/host
+}
+
+# crash_image KIND: /mnt/host/image, and for reflinked ones a clone of it.
+crash_image()
+{
+	local bytes=$((crash_image_mib << 20))
+	crash_base=
+	case $1 in
+	sparse) truncate -s "$bytes" /mnt/host/image ;;
+	fallocated) fallocate -l "$bytes" /mnt/host/image ;;
+	mixed)
+		truncate -s "$bytes" /mnt/host/image
+		fallocate -o $((bytes / 3)) -l $((bytes / 3)) /mnt/host/image
+		;;
+	reflinked)
+		crash init /mnt/host/image "$bytes"
+		cp --reflink=always /mnt/host/image /mnt/host/clone
+		crash_base=base
+		;;
+	esac
+}
+
+# crash_log: from now on all that is written to the host's disk is logged.
+crash_log()
+{
+	umount /mnt/host
+	dd if=/dev/mapper/data of=/dev/mapper/base bs=1M iflag=direct oflag=direct status=none
+	dmsetup create log --table "0 $((crash_disk_mib << 11)) log-writes /dev/mapper/data $(disk 1)"
+	mount /dev/mapper/log /mnt/host
+	dmsetup message log 0 mark begin
+}
+
+# crash_end: all that was written must be in the file; the log is complete.
+crash_end()
+{
+	dmsetup remove disk
+	check "the file has all that was written" \
+		crash check /mnt/host/image "$state/trace" all ${crash_base:+base}
+	[ ! -e /mnt/host/clone ] ||
+		check "the clone is unchanged" crash check /mnt/host/clone /dev/null 0 base
+	umount /mnt/host
+	dmsetup remove log
+}
+
+# What is checked in the mounted filesystem after a power cut; a test may have its own.
+crash_look()
+{
+	crash check /mnt/host/image "$state/trace" "$1" ${crash_base:+base} || return
+	[ ! -e /mnt/host/clone ] || crash check /mnt/host/clone /dev/null 0 base
+}
+
+crash_fsck()
+{
+	case $crash_fs in
+	ext4) e2fsck -fn "$1" ;;
+	xfs) xfs_repair -n "$1" ;;
+	esac >"$state/fsck" 2>&1 || { cat "$state/fsck"; return 1; }
+}
+
+# One power cut: what is on /dev/mapper/snap is what the disk has.
+crash_cut()
+{
+	mount /dev/mapper/snap /mnt/host || return
+	crash_look "$1" || return
+	umount /mnt/host || return
+	crash_fsck /dev/mapper/snap
+}
+
+# crash_replay COUNT: cut the power at that many places of the log.
+crash_replay()
+{
+	local count=$1 log pos=0 i n at next ack kind
+	local -a places picked
+	log=$(disk 1)
+	# Each place: entries up to it, entries up to the next place without that, promises made.
+	mapfile -t places < <(replay list "$log" | awk '
+		$2 == "mark" && $3 == "begin" { begun = 1 }
+		!begun { next }
+		last != "" { print last, $1 - 1 }
+		{ last = "" }
+		$2 == "mark" && $3 == "ack" { ack = $4 }
+		begun { last = $1 " " (ack + 0) " " $2 }')
+	n=${#places[@]}
+	note "$n places where the power may be cut"
+	[ "$n" -ge "$count" ] || fail "fewer than $count places"
+	for ((i = 0; i < count; i++)); do
+		# One of each part of the log.
+		random at $((n / count))
+		picked+=($((i * n / count + at)))
+	done
+	for i in "${picked[@]}"; do
+		read -r at ack kind next <<<"${places[i]}"
+		replay apply "$log" /dev/mapper/base "$pos" "$at"
+		pos=$at
+		dmsetup create snap --table "0 $((crash_disk_mib << 11)) snapshot /dev/mapper/base /dev/mapper/cow N 8"
+		# Of what the disk had in its cache, some may have arrived too.
+		random n 2
+		[ "$n" = 0 ] || replay some "$log" /dev/mapper/snap "$at" "$next" "$RANDOM"
+		crash_cut "$ack" ||
+			fail "power cut after $at entries ($kind$([ "$n" = 0 ] || echo ', and some')), $ack promises"
+		dmsetup remove snap
+		crash_points=$((crash_points + 1))
+	done
+	note "$count power cuts, $crash_points so far"
+}
+
+# crash_done: the next case begins with new disks.
+crash_done()
+{
+	dmsetup remove base
+	dmsetup remove cow
+	dmsetup remove data
+}
+
+# crash_case FS KIND OPS CUTS [OPTIONS OF THE TABLE...]
+crash_case()
+{
+	local fs=$1 kind=$2 ops=$3 cuts=$4 seed
+	shift 4
+	note "$fs, $kind image${*:+, $*}"
+	crash_begin "$fs"
+	crash_image "$kind"
+	crash_log
+	loop_dev disk /mnt/host/image 0 "$@" >/dev/null
+	random seed $((1 << 30))
+	crash write /dev/mapper/disk "$state/trace" "$seed" "$ops" log >&2
+	dmsetup status disk >&2
+	crash_end
+	crash_replay "$cuts"
+	crash_done
+}
