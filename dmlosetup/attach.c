@@ -78,8 +78,10 @@ static int random_uuid(char *uuid, size_t size)
 	size_t i;
 	int n;
 
-	if (getrandom(r, sizeof(r), 0) != sizeof(r))
+	if (getrandom(r, sizeof(r), 0) != sizeof(r)) {
+		complain("no random numbers for the UUID of a device");
 		return -EAGAIN;
+	}
 	r[6] = (r[6] & 0x0f) | 0x40;
 	r[8] = (r[8] & 0x3f) | 0x80;
 	n = snprintf(uuid, size, UUID_PREFIX);
@@ -98,6 +100,7 @@ struct plan {
 	uint64_t sectors;
 	bool read_only;
 	char *params;
+	char uuid[64];
 };
 
 static int plan_size(const struct options *opts, struct plan *plan)
@@ -166,10 +169,8 @@ static int plan_make(const struct options *opts, struct plan *plan)
 	if (err)
 		return err;
 	err = plan_size(opts, plan);
-	if (err) {
-		backing_close(&plan->backing);
+	if (err)
 		return err;
-	}
 	plan->read_only = opts->read_only;
 	if (!plan->read_only && !plan->backing.writable) {
 		complain("warning: %s is write-protected, attaching it read-only",
@@ -177,7 +178,7 @@ static int plan_make(const struct options *opts, struct plan *plan)
 		plan->read_only = true;
 	}
 	plan_params(opts, plan);
-	return 0;
+	return random_uuid(plan->uuid, sizeof(plan->uuid));
 }
 
 static void plan_free(struct plan *plan)
@@ -213,7 +214,7 @@ static int fill_device(const struct plan *plan, const struct dm_id *id)
 	int kmsg = kmsg_open();
 	int err;
 
-	err = dm_load(id, plan->sectors, plan->params, plan->read_only);
+	err = dm_load(id->name, plan->sectors, plan->params, plan->read_only);
 	if (!err)
 		err = dm_resume(id->name);
 	if (err)
@@ -242,50 +243,37 @@ static int tell(const struct options *opts, const struct dm_id *id)
 
 /* The name is ours: finish, or leave nothing. */
 static int finish_device(const struct options *opts, const struct plan *plan,
-			 struct dm_id *id)
+			 const struct dm_id *id)
 {
-	struct guard guard;
 	int err, undone;
 
-	err = guard_start(&guard, undo_create, id);
-	if (err)
-		complain_errno(err, "cannot attach %s: no second process",
-			       shown(plan->file));
-	else
-		err = fill_device(plan, id);
+	err = fill_device(plan, id);
 	/* ^C now, while nobody knows the name: as if it had come before */
 	if (!err && signals_pending())
 		err = -EINTR;
 	if (!err)
 		err = tell(opts, id);
-	if (err) {
-		undone = dm_undo_create(id);
-		if (undone)
-			complain_errno(undone, "cannot remove the unfinished device %s",
-				       shown(id->node));
-	}
-	guard_done(&guard);
-	return err;
+	if (!err)
+		return 0;
+	undone = dm_undo_create(plan->uuid);
+	if (undone)
+		complain_errno(undone, "cannot remove the unfinished device %s",
+			       shown(id->node));
+	return TOLD;
 }
 
 static int attach_named(const struct options *opts, const struct plan *plan,
 			const char *name)
 {
-	char uuid[64];
 	struct dm_id id;
 	int err;
 
-	err = random_uuid(uuid, sizeof(uuid));
-	if (err) {
-		complain_errno(err, "no random numbers for a device UUID");
-		return err;
-	}
-	err = dm_create(name, uuid, &id);
+	err = dm_create(name, plan->uuid, &id);
 	if (err)
 		return err;
 	err = finish_device(opts, plan, &id);
 	dm_id_free(&id);
-	return err ? TOLD : 0;
+	return err;
 }
 
 static int attach_first_free(const struct options *opts,
@@ -372,25 +360,38 @@ static int reuse(const struct options *opts, const struct plan *plan)
 	return result;
 }
 
+static int attach_guarded(const struct options *opts, struct plan *plan)
+{
+	struct guard guard;
+	int err;
+
+	signals_hold();
+	err = guard_start(&guard, undo_create, plan->uuid);
+	if (err) {
+		complain_errno(err, "cannot attach %s: no second process",
+			       shown(plan->file));
+	} else {
+		err = opts->name ? attach_as(opts, plan) :
+				   attach_first_free(opts, plan);
+		guard_done(&guard);
+	}
+	signals_release();
+	return err;
+}
+
 int do_attach(const struct options *opts)
 {
 	struct plan plan;
 	int err = -ENOENT;
 
-	if (plan_make(opts, &plan))
-		return EXIT_FAILURE;
-	if (target_available()) {
+	if (plan_make(opts, &plan) || target_available()) {
 		plan_free(&plan);
 		return EXIT_FAILURE;
 	}
 	if (opts->nooverlap)
 		err = reuse(opts, &plan);
-	if (err == -ENOENT) {
-		signals_hold();
-		err = opts->name ? attach_as(opts, &plan) :
-				   attach_first_free(opts, &plan);
-		signals_release();
-	}
+	if (err == -ENOENT)
+		err = attach_guarded(opts, &plan);
 	plan_free(&plan);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -68,6 +68,7 @@ int backing_open(const char *file, struct backing *b)
 	int err;
 
 	memset(b, 0, sizeof(*b));
+	b->fd = -1;
 	err = backing_fill(file, b);
 	if (err)
 		backing_close(b);

@@ -213,6 +213,9 @@ static int detach_one(const char *arg, bool deferred)
 	else if (err == -ENOTTY)
 		complain("cannot detach %s: it is not a dm-loop device; see dmsetup table",
 			 shown(arg));
+	else if (err == -ENOTBLK)
+		complain("cannot detach %s: it is no device; see dmlosetup -j",
+			 shown(arg));
 	else
 		complain_errno(err, "cannot detach %s", shown(arg));
 	device_free(devs, nr);

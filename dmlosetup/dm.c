@@ -48,25 +48,21 @@ const char *dm_last_log(void)
 	return last_log;
 }
 
-static bool same_link(const char *a, const char *b)
-{
-	char one[64], two[64];
-	ssize_t n = readlink(a, one, sizeof(one));
-	ssize_t m = readlink(b, two, sizeof(two));
-
-	/* what cannot be read does not prove a difference */
-	return n < 0 || m < 0 || (n == m && !memcmp(one, two, n));
-}
-
 /*
  * udev answers through a System V semaphore, so it must run, and in the same
- * IPC namespace. A container often has its own and would wait for ever.
+ * IPC namespace: the first one, whose number is fixed. A container may show
+ * the socket of the host's udev and would wait for ever.
  */
 static bool udev_answers(void)
 {
+	static const char first[] = "ipc:[4026531839]";
+	char ns[sizeof(first)];
+	ssize_t n;
+
 	if (access("/run/udev/control", F_OK))
 		return false;
-	return same_link("/proc/self/ns/ipc", "/proc/1/ns/ipc");
+	n = readlink("/proc/self/ns/ipc", ns, sizeof(ns));
+	return n < 0 || (n == sizeof(first) - 1 && !memcmp(ns, first, n));
 }
 
 void dm_begin(bool noudevsync)
@@ -398,6 +394,24 @@ int dm_create(const char *name, const char *uuid, struct dm_id *id)
 	return err == -EBUSY ? -EEXIST : err;
 }
 
+int dm_load(const char *name, uint64_t sectors, const char *params,
+	    bool read_only)
+{
+	struct dm_task *dmt = task_for(DM_DEVICE_RELOAD, name);
+	int err;
+
+	if (!dmt)
+		return -EINVAL;
+	if (read_only)
+		dm_task_set_ro(dmt);
+	if (dm_task_add_target(dmt, 0, sectors, TARGET_NAME, params))
+		err = run(dmt);
+	else
+		err = -ENOMEM;
+	dm_task_destroy(dmt);
+	return err;
+}
+
 int dm_resume(const char *name)
 {
 	struct dm_task *dmt = task_for(DM_DEVICE_RESUME, name);
@@ -432,27 +446,54 @@ static bool node_is(const struct dm_id *id)
 	       st.st_rdev == makedev(id->major, id->minor);
 }
 
-/*
- * By the random uuid: never somebody else's device of the same name. Without
- * a name libdevmapper leaves the node behind.
- */
-int dm_undo_create(const struct dm_id *id)
+static struct dm_task *task_for_uuid(int type, const char *uuid)
 {
-	struct dm_task *dmt = task_for(DM_DEVICE_REMOVE, NULL);
+	struct dm_task *dmt = dm_task_create(type);
+
+	if (dmt && !dm_task_set_uuid(dmt, uuid)) {
+		dm_task_destroy(dmt);
+		dmt = NULL;
+	}
+	return dmt;
+}
+
+/* Removes the node too: without a name libdevmapper leaves it behind. */
+static int remove_uuid(const char *uuid, const struct dm_id *id)
+{
+	struct dm_task *dmt = task_for_uuid(DM_DEVICE_REMOVE, uuid);
 	int err;
 
 	if (!dmt)
 		return -EINVAL;
-	if (dm_task_set_uuid(dmt, id->uuid)) {
-		/* should udev be looking at it right now */
-		dm_task_deferred_remove(dmt);
-		err = run_with_udev(dmt);
-	} else {
-		err = -EINVAL;
-	}
+	/* should udev be looking at it right now */
+	dm_task_deferred_remove(dmt);
+	err = run_with_udev(dmt);
 	dm_task_destroy(dmt);
 	if (!err && node_is(id))
 		unlink(id->node);
+	return err;
+}
+
+/*
+ * Removes what an attach left, if anything. By the random uuid: never
+ * somebody else's device of the same name.
+ */
+int dm_undo_create(const char *uuid)
+{
+	struct dm_task *dmt = task_for_uuid(DM_DEVICE_INFO, uuid);
+	struct dm_info info = { 0 };
+	struct dm_id id;
+	int err;
+
+	if (!dmt)
+		return -EINVAL;
+	err = run(dmt);
+	if (!err && dm_task_get_info(dmt, &info) && info.exists) {
+		id_fill(&id, dmt, &info);
+		err = remove_uuid(uuid, &id);
+		dm_id_free(&id);
+	}
+	dm_task_destroy(dmt);
 	return err;
 }
 

@@ -108,7 +108,6 @@ struct status_line {
 };
 
 char *table_quote(const char *path);
-char *table_double(const char *line);
 char *table_build(const char *path, uint64_t offset, const char *const *options);
 int table_parse(const char *params, struct table_line *line);
 void table_free(struct table_line *line);
@@ -162,17 +161,15 @@ int dm_resolve(const char *arg, char **name);
 int dm_read(const char *name, bool table, struct dm_state *state);
 void dm_state_free(struct dm_state *state);
 int dm_create(const char *name, const char *uuid, struct dm_id *id);
+int dm_load(const char *name, uint64_t sectors, const char *params,
+	    bool read_only);
 int dm_resume(const char *name);
 int dm_remove(const char *name, bool deferred);
-int dm_undo_create(const struct dm_id *id);
+int dm_undo_create(const char *uuid);
 void dm_id_free(struct dm_id *id);
 int dm_ensure_node(const struct dm_id *id);
 bool dm_target_known(void);
 const char *dm_last_log(void);
-
-/* load.c */
-int dm_load(const struct dm_id *id, uint64_t sectors, const char *params,
-	    bool read_only);
 
 /* guard.c: a second process that undoes a half-done change */
 struct guard {

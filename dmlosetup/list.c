@@ -231,6 +231,52 @@ static char *status_cell(const struct loop_device *d, enum column id)
 	}
 }
 
+/* The length of the UTF-8 character at @s, 0 if there is none. */
+static size_t utf8_length(const char *s)
+{
+	const unsigned char *u = (const void *)s;
+	size_t len, i;
+
+	if (u[0] < 0x80)
+		return 1;
+	if (u[0] < 0xc2 || u[0] > 0xf4)
+		return 0;
+	len = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4;
+	for (i = 1; i < len; i++) {
+		if ((u[i] & 0xc0) != 0x80)
+			return 0;
+	}
+	/* overlong, a surrogate, too large */
+	if ((u[0] == 0xe0 && u[1] < 0xa0) || (u[0] == 0xed && u[1] > 0x9f) ||
+	    (u[0] == 0xf0 && u[1] < 0x90) || (u[0] == 0xf4 && u[1] > 0x8f))
+		return 0;
+	return len;
+}
+
+/* JSON is UTF-8, a file name need not be: U+FFFD stands for other bytes. */
+static char *json_text(char *text)
+{
+	char *valid = xcalloc(3 * strlen(text) + 1, 1);
+	char *out = valid;
+	const char *s = text;
+
+	while (*s) {
+		size_t len = utf8_length(s);
+
+		if (len) {
+			memcpy(out, s, len);
+			out += len;
+			s += len;
+		} else {
+			memcpy(out, "\xef\xbf\xbd", 3);
+			out += 3;
+			s++;
+		}
+	}
+	free(text);
+	return valid;
+}
+
 /* NULL: not known */
 static char *cell(const struct loop_device *d, enum column id)
 {
@@ -303,7 +349,7 @@ static struct libscols_table *new_table(const struct options *opts,
 }
 
 static int add_line(struct libscols_table *tb, const struct selection *sel,
-		    const struct loop_device *dev)
+		    const struct loop_device *dev, bool json)
 {
 	struct libscols_line *ln = scols_table_new_line(tb, NULL);
 	size_t i;
@@ -313,6 +359,8 @@ static int add_line(struct libscols_table *tb, const struct selection *sel,
 	for (i = 0; i < sel->nr; i++) {
 		char *text = cell(dev, sel->ids[i]);
 
+		if (text && json)
+			text = json_text(text);
 		if (text && scols_line_refer_data(ln, i, text))
 			return -ENOMEM;
 	}
@@ -328,7 +376,7 @@ static int print_table(const struct options *opts,
 	size_t i;
 
 	for (i = 0; !err && i < nr; i++)
-		err = add_line(tb, sel, &devs[i]);
+		err = add_line(tb, sel, &devs[i], opts->json);
 	if (!err && scols_print_table(tb))
 		err = EIO;
 	if (err)

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The target's table line, "<path> <offset> [<n> <options>]", and its status
- * line. Device-mapper cuts a table line at every byte that the kernel's
- * isspace() takes for a blank, so the target reads and shows those bytes, and
- * the backslash itself, as \ooo.
+ * line. The kernel cuts a table line at every byte that its isspace() takes
+ * for a blank, dmsetup cuts one at # and at a newline, and libdevmapper
+ * doubles every backslash, so that a backslash cannot quote anything. In a
+ * path such bytes are written as \ooo, which the target itself decodes.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -30,29 +31,15 @@ char *table_quote(const char *path)
 	char *out = word;
 
 	for (; *path; path++) {
-		if (kernel_space(*path) || *path == '\\')
-			out += sprintf(out, "\\%03o", (unsigned char)*path);
+		unsigned char c = *path;
+
+		if (kernel_space(c) || c < 0x20 || c == 0x7f || c == '#' ||
+		    c == '\\')
+			out += sprintf(out, "\\%03o", c);
 		else
-			*out++ = *path;
+			*out++ = c;
 	}
 	return word;
-}
-
-/*
- * As libdevmapper sends a line: device-mapper reads \X as X before the target
- * sees it. The caller frees it.
- */
-char *table_double(const char *line)
-{
-	char *twice = xcalloc(2 * strlen(line) + 1, 1);
-	char *out = twice;
-
-	for (; *line; line++) {
-		if (*line == '\\')
-			*out++ = '\\';
-		*out++ = *line;
-	}
-	return twice;
 }
 
 /* @options ends with NULL; the caller frees the result. */

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
+# DESCRIPTION: dmlosetup attaches files and lists devices, and says why it does not
+
+column()
+{
+	dmlosetup -l -n --raw -O "$1" "$2"
+}
+
+attach()
+{
+	local fs=$1 dir=$2 image=$2/image node
+	cd "$dir"
+	dmlosetup --prepare image --size 8M
+	same "the first free one" "$(dmlosetup -f)" /dev/mapper/loop0
+	node=$(dmlosetup -f --show image)
+	same "its node" "$node" /dev/mapper/loop0
+	check "is a block device" test -b "$node"
+	same "its size" "$(sectors "$node")" 16384
+	same "the next free one" "$(dmlosetup -f)" /dev/mapper/loop1
+	matches "its UUID is ours" "$(dmsetup info -c --noheadings -o uuid loop0)" '^LOOP-[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$'
+	same "MODE" "$(column MODE loop0)" mapped
+	same "FSTYPE" "$(column FSTYPE loop0)" "$fs"
+	same "BACK-FILE" "$(column BACK-FILE "$node")" "$image"
+	same "BACK-INO" "$(column BACK-INO loop0)" "$(stat -c %i image)"
+	same "SIZELIMIT to the end" "$(column SIZELIMIT loop0)" 0
+	same "MAPPED" "$(column MAPPED loop0)" $((8 << 20))
+	matches "PIN" "$(column PIN loop0)" '^write'
+	same "one line" "$(dmlosetup loop0)" "$node: [$(printf %04d "$(stat -c %d image)")]:$(stat -c %i image) ($image)"
+	same "all in a line each" "$(dmlosetup -a)" "$(dmlosetup loop0)"
+	ln image link
+	same "found by a hard link" "$(dmlosetup -j link)" "$(dmlosetup loop0)"
+	same "not found at another offset" "$(dmlosetup -j link -o 512)" ''
+	same "JSON" "$(dmlosetup -J | jq -r '.loopdevices[0]."back-file"')" "$image"
+	same "JSON has types" "$(dmlosetup -J --output-all | jq -c '.loopdevices[0] | [.ro, .offset, .maj]')" \
+		"[false,0,$(dmsetup info -c --noheadings -o major loop0)]"
+	fails "in use by another device" dmlosetup -f link
+	same "--nooverlap reuses it" "$(dmlosetup -L -f --show link)" "$node"
+	fails "the name is taken" dmlosetup loop0 link
+	fails "in use as $node" dmlosetup --prepare link
+	dmlosetup -d loop0
+	check "no node is left" test ! -e "$node"
+
+	same "read-only" "$(dmlosetup -r -f --show image)" "$node"
+	same "RO" "$(column RO loop0)" 1
+	dmlosetup -d "$node"
+
+	dmlosetup one image --sizelimit 1MiB
+	dmlosetup two image -o 1M
+	same "OFFSET" "$(column OFFSET two)" $((1 << 20))
+	same "SIZELIMIT" "$(column SIZELIMIT one)" $((1 << 20))
+	same "SIZE" "$(column SIZE two)" $((7 << 20))
+	fails "in use by another device" dmlosetup -f image -o 512K
+	same "two devices on the file" "$(dmlosetup -j image | wc -l)" 2
+	same "one of that offset" "$(dmlosetup -n -l --raw -O NAME -j image -o 1M)" /dev/mapper/two
+	dmlosetup -D
+	same "all detached" "$(dmlosetup -l)" ''
+	cd /
+}
+
+# what the kernel refuses comes with its reason, and leaves nothing
+refuse()
+{
+	local dir=$2
+	cd "$dir"
+	dmlosetup --prepare image --size 1M
+	exec 7<>image
+	fails "image: .*open for writing elsewhere" dmlosetup -f image
+	exec 7>&-
+	fails "smaller|less than" dmlosetup -f --sizelimit 100 image
+	fails "not a multiple" dmlosetup -f -o 100 image
+	fails "no such file|No such file" dmlosetup -f nofile
+	mkfifo fifo
+	fails "FIFO" dmlosetup -f fifo
+	fails "block device" dmlosetup -f "$(disk 2)"
+	printf tail >>image
+	matches "a tail is warned of" "$(dmlosetup -f image 2>&1)" 'last 4 bytes'
+	same "and left out" "$(sectors /dev/mapper/loop0)" 2048
+	dmlosetup -d loop0
+	chattr +i image
+	matches "write-protected is read-only" "$(dmlosetup -f image 2>&1)" 'read-only'
+	same "RO" "$(column RO loop0)" 1
+	dmlosetup -d loop0
+	chattr -i image
+	same "nothing is left" "$(dmsetup ls)" 'No devices found'
+	cd /
+}
+
+# every byte that a path may have
+paths()
+{
+	local dir=$2 name old=image
+	# shellcheck disable=SC1003,SC2016 # just so
+	local names=('a b' $'a\nb' 'a\b' 'a\ b' 'ends\' $'d\303\240' $'\377\240' $'\t\v\f\r' '\040' '$(x)`"'"'")
+	cd "$dir"
+	dmlosetup --prepare image --size 1M
+	for name in "${names[@]}"; do
+		mv "$old" "./$name"
+		old=./$name
+		dmlosetup disk "./$name"
+		same "found again" "$(dmlosetup -j "./$name" | wc -l)" 1
+		check "JSON is JSON" jq -e '.loopdevices | length == 1' <<<"$(dmlosetup -J)"
+		same "a line" "$(dmlosetup -a | wc -l)" 1
+		dmlosetup -d disk
+	done
+	cd /
+}
+
+status()
+{
+	local status=0
+	"$@" >/dev/null 2>&1 || status=$?
+	echo "$status"
+}
+
+check "no module at first" test ! -e /sys/module/dm_loop
+same "nothing to list" "$(dmlosetup -l)" ''
+same "a device that is not there: 1" "$(status dmlosetup loop0)" 1
+dir=$(mkfs_mount ext4)
+dmlosetup --prepare "$dir/image" --size 1M
+dmlosetup -f "$dir/image"
+check "an attach loads the module" test -e /sys/module/dm_loop
+same "a device that is there: 0" "$(status dmlosetup loop0)" 0
+same "no right to look: 2" "$(status setpriv --reuid 65534 --clear-groups dmlosetup loop0)" 2
+cleanup_devices
+for_each_fs attach
+for_each_fs refuse
+for_each_fs paths

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
+# DESCRIPTION: dmlosetup -d is done, or an error that says who uses the device
+
+dir=$(mkfs_mount ext4)
+cd "$dir"
+dmlosetup --prepare image --size 16M
+dmlosetup --prepare other --size 1M
+node=$(dmlosetup -f --show image)
+
+mkfs.ext4 -q "$node"
+mkdir "/mnt/m p"
+mount "$node" "/mnt/m p"
+fails "loop0: it is mounted on /mnt/m p" dmlosetup -d loop0
+check "it is still there" dmlosetup loop0
+umount "/mnt/m p"
+
+dmsetup create stack --table "0 8 linear $node 0"
+fails "loop0: dm-[0-9]+ \(stack\) is on top of it" dmlosetup -d loop0
+fails "stack: it is not a dm-loop device" dmlosetup -d stack
+fails "not of dm-loop" dmlosetup stack
+dmsetup remove stack
+
+mkswap -q "$node"
+swapon "$node"
+fails "loop0: it is used as swap space" dmlosetup -d loop0
+swapoff "$node"
+
+exec 7<"$node"
+fails "loop0: something has it open" dmlosetup -d loop0
+dmlosetup -d --deferred loop0
+same "deferred" "$(dmlosetup -l -n --raw -O AUTOCLEAR loop0)" 1
+exec 7<&-
+for _ in {1..50}; do
+	[ -e /sys/block/dm-0 ] || break
+	sleep 0.1
+done
+same "gone when it is closed" "$(dmsetup ls)" 'No devices found'
+
+fails "no such device" dmlosetup -d loop0
+fails "no such device" dmlosetup -d /dev/mapper/loop0
+fails "no such device" dmlosetup -d "$(disk 1)"
+fails "it is no device" dmlosetup -d ./image
+
+# by each of its names; one that fails does not keep the others
+dmlosetup a image
+dmlosetup b other
+fails "nix: no such device" dmlosetup -d /dev/mapper/a nix "$(readlink -f /dev/mapper/b)"
+same "both are gone" "$(dmsetup ls)" 'No devices found'
+
+# also those that dmsetup made, and those that are suspended
+loop_dev hand "$dir/other" >/dev/null
+dmlosetup -d hand
+dmlosetup a image
+dmlosetup b other
+dmsetup suspend a
+exec 7</dev/mapper/b
+fails "b: something has it open" dmlosetup -D
+exec 7<&-
+same "the other is gone" "$(dmlosetup -l -n --raw -O NAME)" /dev/mapper/b
+dmlosetup -D
+same "nothing is left" "$(dmsetup ls)" 'No devices found'

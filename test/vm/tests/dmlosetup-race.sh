@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
+# DESCRIPTION: dmlosetup -f two hundred times at once gives two hundred devices; killed, it leaves none
+# TIMEOUT: 600
+
+dir=$(mkfs_mount ext4)
+cd "$dir"
+n=200
+for ((i = 0; i < n; i++)); do
+	dd if=/dev/zero of="image$i" bs=64k count=1 status=none
+done
+sync -f .
+pids=()
+for ((i = 0; i < n; i++)); do
+	dmlosetup -f --show "image$i" >"out$i" &
+	pids+=($!)
+done
+for pid in "${pids[@]}"; do
+	wait "$pid"
+done
+same "devices" "$(sort -u out* | wc -l)" "$n"
+same "no name is left out" "$(sort -V out* | tail -n 1)" "/dev/mapper/loop$((n - 1))"
+for ((i = 0; i < n; i += 13)); do
+	same "each shows its file" "$(dmlosetup -l -n --raw -O BACK-FILE "$(<"out$i")")" "$dir/image$i"
+done
+dmlosetup -D
+same "all are gone" "$(dmsetup ls)" 'No devices found'
+
+# Killed at any moment, it has attached the file and said so, or nothing is left.
+finished=0
+for ((i = 0; i < 20; i++)); do
+	for signal in TERM KILL; do
+		dmlosetup -f --show image0 >out 2>err &
+		pid=$!
+		ms=0
+		random ms 150
+		sleep "$(printf '0.%03d' "$ms")"
+		kill -s "$signal" "$pid" 2>/dev/null || true
+		wait "$pid" 2>/dev/null || true
+		for _ in {1..50}; do
+			pgrep dmloop-guard >/dev/null || break
+			sleep 0.1
+		done
+		if [ -s out ]; then
+			finished=$((finished + 1))
+			dmlosetup -d "$(<out)"
+		fi
+		[ "$(dmsetup ls)" = 'No devices found' ] ||
+			fail "left after $signal at $ms ms: $(dmsetup info)"
+		[ ! -e /dev/mapper/loop0 ] || fail "a node is left after $signal at $ms ms"
+	done
+done
+note "$finished of 40 were faster than the signal"
