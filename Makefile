@@ -20,8 +20,8 @@ else
 kernels := $(K)
 endif
 
-.PHONY: all help module native dmlosetup check demo shell lint install clean \
-	update-kernels $(KERNELS:%=module-%)
+.PHONY: all help module native dmlosetup check check-debug demo shell lint install clean \
+	update-kernels $(KERNELS:%=module-%) module-debug
 .DEFAULT_GOAL := all
 
 all: dmlosetup native
@@ -31,7 +31,9 @@ help:
 	@echo 'make install              both, and the man page (DESTDIR, prefix)'
 	@echo 'make check                build for 6.1, 6.12 and 7.2 and run all tests'
 	@echo 'make check T=name K=6.12  only that test (or pattern) on that kernel'
+	@echo 'make check-debug          the same in a 7.2 with KASAN, lockdep and more, built once'
 	@echo 'make demo KERNEL=6.12     see it work in a virtual machine'
+	@echo 'make bench [B=NAME]       measure, against loop and others; without B: what there is'
 	@echo 'make shell K=6.12         a shell in a virtual machine'
 	@echo 'make module K=6.12|all    build/KERNEL/dm_loop.ko for a Debian kernel'
 	@echo 'make lint                 checkpatch, sparse, cppcheck, clang-tidy, shellcheck'
@@ -77,17 +79,24 @@ clean:
 
 module: $(if $(K),$(kernels:%=module-%),native)
 
-$(KERNELS:%=module-%): module-%:
+$(KERNELS:%=module-%) module-debug: module-%:
 	@$(VM)/build-module $*
 
 check:
 	@$(VM)/check $(kernels)
+
+check-debug:
+	@$(VM)/check debug
 
 demo:
 	@$(VM)/demo $(or $(KERNEL),$(K),6.12)
 
 shell:
 	@$(VM)/guest $(or $(KERNEL),$(K),6.12)
+
+.PHONY: bench
+bench:
+	@test/bench/bench $(if $(B),$(B) $(kernels))
 
 lint:
 	@test/lint

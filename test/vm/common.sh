@@ -38,8 +38,18 @@ kernel_suites()
 	6.1)  echo "$guest_suite-security $guest_suite" ;;
 	6.12) echo "$guest_suite-security $guest_suite-backports" ;;
 	7.2)  echo "forky sid" ;;
-	*)    die "unknown kernel '$1', use one of: $kernels" ;;
+	debug) kernel_suites 7.2 ;;
+	*)    die "unknown kernel '$1', use one of: $kernels debug" ;;
 	esac
+}
+
+# Everything takes longer in the debug kernel, and it needs memory for itself.
+kernel_settings()
+{
+	[ "$1" = debug ] || return 0
+	export DMLOOP_TIME_FACTOR=${DMLOOP_TIME_FACTOR:-4}
+	export DMLOOP_HUNG_TASK=${DMLOOP_HUNG_TASK:-240} DMLOOP_HUNG_PANIC=${DMLOOP_HUNG_PANIC:-1}
+	export DMLOOP_MEM=${DMLOOP_MEM:-3072}
 }
 
 # Does the host's compiler build for this kernel, or a newer Debian's?

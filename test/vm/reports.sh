@@ -11,8 +11,12 @@ kernel_reports()
 	reports+='|INFO: task|blocked for more than|KASAN|UBSAN|kmemleak|general protection|refcount_t'
 	reports+='|unable to handle|Call Trace|stack segment|self-detected stall|detected stalls'
 	reports+='|(list_add|list_del) corruption|scheduling while atomic|sleeping function called|Bad page'
+	# The module says so at its unload when it is built with DEBUG.
+	reports+='|dm-loop: leak: '
 	# A module that is not part of the kernel says so; nothing else may be filtered here.
 	expected='dm_loop: loading out-of-tree module taints kernel\.$'
 	expected+='|dm_loop: module verification failed: signature and/or required key missing - tainting kernel$'
+	# With a summary of what find_leaks looks at.
+	expected+='|kmemleak: [0-9]+ new suspected memory leaks \(see /sys/kernel/debug/kmemleak\)$'
 	grep -E "$reports" | grep -vE "$expected"
 }
