@@ -21,6 +21,12 @@
 #include "dm-loop-trace.h"
 
 /*
+ * Whoever takes a lock of this module outside the worker must not wait for
+ * memory to be written back, as that may wait for the worker, or for a device
+ * that is being suspended: hence memalloc_noio_save() around it all.
+ */
+
+/*
  * All backing files.  dm_loop_files_lock protects the list and the references
  * that targets hold; it is the outermost lock of the module, and nothing that
  * waits for a filesystem is done under it.
@@ -547,20 +553,14 @@ static sector_t choose_chunk(const struct dm_loop_file *lf)
 	return CHUNK_DEFAULT >> SECTOR_SHIFT;
 }
 
-/*
- * Called with lf->lock.  Reclaim must not come back to us from here: the
- * device may be suspended with a filesystem on it.
- */
+/* Called with lf->lock. */
 static int pin(struct dm_loop_file *lf, const char **why)
 {
-	unsigned int noio = memalloc_noio_save();
 	int r;
 
 	r = pin_writecount(lf);
-	if (r) {
-		refuse(why, "File is open for writing elsewhere", r);
-		goto out;
-	}
+	if (r)
+		return refuse(why, "File is open for writing elsewhere", r);
 	lf->chunk = choose_chunk(lf);
 	lf->aops = lf->file->f_mapping->a_ops;
 	r = map_file(lf, why);
@@ -570,8 +570,6 @@ static int pin(struct dm_loop_file *lf, const char **why)
 		r = use_file_io(lf, why);
 	if (r)
 		unpin_writecount(lf);
-out:
-	memalloc_noio_restore(noio);
 	return r;
 }
 
@@ -588,14 +586,12 @@ static void unpin(struct dm_loop_file *lf)
 		return;
 	noio = memalloc_noio_save();
 	cancel_delayed_work_sync(&lf->touch);
-	cancel_delayed_work_sync(&lf->flusher);
 	if (test_bit(0, &lf->times_stale))
 		dm_loop_file_touch(lf);
 	cancel_delayed_work_sync(&lf->touch);
-	if (wrote) {
-		dm_loop_sync(lf);
-		vfs_fsync(lf->file, 0);
-	}
+	dm_loop_fill_stop(lf);
+	if (wrote && vfs_fsync(lf->file, 0))
+		pr_err("inode %llu: cannot sync\n", (u64)lf->inode->i_ino);
 	if (lf->mode == DM_LOOP_MODE_MAPPED)
 		invalidate_inode_pages2(lf->file->f_mapping);
 	lf->mode = DM_LOOP_MODE_RELEASED;
@@ -917,19 +913,22 @@ static int lookup_and_attach(struct dm_loop_target *lt, const struct path *path,
  */
 int dm_loop_file_attach(struct dm_loop_target *lt)
 {
+	unsigned int noio = memalloc_noio_save();
 	const char *why = NULL;
 	struct path path;
 	int r;
 
 	r = kern_path(lt->path, LOOKUP_FOLLOW, &path);
 	if (r) {
-		lt->ti->error = "Cannot find the file";
-		return r;
+		refuse(&why, "Cannot find the file", r);
+		goto out;
 	}
 	r = lookup_and_attach(lt, &path, &why);
+	path_put(&path);
+out:
 	if (r)
 		lt->ti->error = (char *)why;
-	path_put(&path);
+	memalloc_noio_restore(noio);
 	return r;
 }
 
@@ -987,6 +986,7 @@ static int check_same_file(struct dm_loop_target *lt, struct dm_loop_file *lf,
  */
 int dm_loop_file_activate(struct dm_loop_target *lt, const char **why)
 {
+	unsigned int noio = memalloc_noio_save();
 	struct dm_loop_file *lf = lt->lf;
 	int r = 0;
 
@@ -999,6 +999,7 @@ int dm_loop_file_activate(struct dm_loop_target *lt, const char **why)
 		}
 	}
 	mutex_unlock(&lf->lock);
+	memalloc_noio_restore(noio);
 	return r;
 }
 

@@ -770,8 +770,9 @@ static int compare_pending(void *priv, const struct list_head *a,
 
 #define COMMIT_MAPS 32
 
-/* Take up to COMMIT_MAPS merged ranges off the sorted list. */
-static int take_maps(struct list_head *pending, struct iomap *maps)
+/* Up to COMMIT_MAPS merged ranges; what they were made of moves to @taken. */
+static int take_maps(struct list_head *pending, struct list_head *taken,
+		     struct iomap *maps)
 {
 	struct dm_loop_pending *p, *next;
 	int n = 0;
@@ -789,15 +790,25 @@ static int take_maps(struct list_head *pending, struct iomap *maps)
 			break;
 		maps[n].offset = start;
 		maps[n++].length = end - start;
-		list_del(&p->node);
-		kfree(p);
+		list_move_tail(&p->node, taken);
 	}
 	return n;
 }
 
+static void free_pending(struct list_head *pending)
+{
+	struct dm_loop_pending *p, *next;
+
+	list_for_each_entry_safe(p, next, pending, node)
+		kfree(p);
+	INIT_LIST_HEAD(pending);
+}
+
+/* What cannot be committed stays pending, and the flush fails. */
 static int xfs_commit(struct dm_loop_file *lf)
 {
 	LIST_HEAD(pending);
+	LIST_HEAD(taken);
 	struct iomap *maps;
 	int r = 0;
 	int n;
@@ -810,11 +821,17 @@ static int xfs_commit(struct dm_loop_file *lf)
 
 	list_sort(NULL, &pending, compare_pending);
 	maps = kcalloc(COMMIT_MAPS, sizeof(*maps), GFP_NOIO | __GFP_NOFAIL);
-	while (!r && (n = take_maps(&pending, maps))) {
+	while (!r && (n = take_maps(&pending, &taken, maps))) {
 		dm_loop_count(lf, DM_LOOP_COMMITS);
 		r = dm_loop_commit_blocks(lf->inode, maps, n);
+		if (!r)
+			free_pending(&taken);
 	}
 	kfree(maps);
+	spin_lock_irq(&lf->todo_lock);
+	list_splice(&taken, &lf->pending);
+	list_splice(&pending, &lf->pending);
+	spin_unlock_irq(&lf->todo_lock);
 	return r;
 }
 
@@ -1238,7 +1255,10 @@ static void dm_loop_retry(struct work_struct *work)
 
 static void dm_loop_event(struct work_struct *work)
 {
+	unsigned int flags = enter_fs();
+
 	dm_loop_file_event(container_of(work, struct dm_loop_file, event));
+	leave_fs(flags);
 }
 
 static void dm_loop_touch(struct work_struct *work)
@@ -1257,16 +1277,18 @@ static void dm_loop_touch(struct work_struct *work)
  * dm_loop_sync() - commit what the filesystem has done for us
  * @lf: the backing file
  *
- * Context: Sleeps; under memalloc_noio_save().
+ * Context: Sleeps; under memalloc_noio_save(); takes lf->sync_lock.
  * Return: 0 or a negative errno.
  */
 int dm_loop_sync(struct dm_loop_file *lf)
 {
-	s64 dirtied = atomic64_read(&lf->dirtied);
+	s64 dirtied;
 	int r = 0;
 
+	mutex_lock(&lf->sync_lock);
+	dirtied = atomic64_read(&lf->dirtied);
 	if (dirtied == atomic64_read(&lf->synced))
-		return 0;
+		goto out;
 	dm_loop_count(lf, DM_LOOP_FSYNCS);
 	if (lf->mode == DM_LOOP_MODE_MAPPED && lf->fs && lf->fs->commit)
 		r = lf->fs->commit(lf);
@@ -1276,7 +1298,28 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	if (!r)
 		atomic64_set(&lf->synced, dirtied);
 	trace_dm_loop_commit(lf, 0, i_size_read(lf->inode) >> SECTOR_SHIFT, r);
+out:
+	mutex_unlock(&lf->sync_lock);
 	return r;
+}
+
+/**
+ * dm_loop_fill_stop() - commit, and forget what could not be
+ * @lf: the backing file, with no bio under way
+ *
+ * Context: Sleeps; under memalloc_noio_save(); takes lf->sync_lock.
+ */
+void dm_loop_fill_stop(struct dm_loop_file *lf)
+{
+	int r;
+
+	cancel_delayed_work_sync(&lf->flusher);
+	r = dm_loop_sync(lf);
+	if (r)
+		pr_err("inode %llu: cannot commit what was not flushed (%d)\n",
+		       (u64)lf->inode->i_ino, r);
+	free_pending(&lf->pending);
+	atomic64_set(&lf->synced, atomic64_read(&lf->dirtied));
 }
 
 static void end_flush(struct dm_loop_file *lf, struct bio *bio, int r)
@@ -1438,6 +1481,7 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 	INIT_DELAYED_WORK(&lf->flusher, dm_loop_flush);
 	INIT_WORK(&lf->event, dm_loop_event);
 	mutex_init(&lf->worker_lock);
+	mutex_init(&lf->sync_lock);
 	spin_lock_init(&lf->todo_lock);
 	bio_list_init(&lf->todo);
 	bio_list_init(&lf->flushes);

@@ -114,6 +114,8 @@ enum dm_loop_mode {
  * @worker: runs dm_loop_work() over @todo
  * @worker_lock: held while @worker changes the file or the table, so that
  *	they can be compared.  Taken inside md->suspend_lock, outside @lock.
+ * @sync_lock: held while @dirtied is committed and becomes @synced.  Taken
+ *	inside @lock and @worker_lock, outside the inode lock.
  * @flusher: commits, for the bios in @flushes
  * @retry: queues @worker again while the host filesystem is frozen
  * @touch: updates the times of the file
@@ -154,6 +156,7 @@ struct dm_loop_file {
 	struct workqueue_struct *wq;
 	struct work_struct worker;
 	struct mutex worker_lock; /* see above */
+	struct mutex sync_lock; /* see above */
 	struct delayed_work flusher;
 	struct delayed_work retry;
 	struct delayed_work touch;
@@ -293,6 +296,7 @@ void dm_loop_defer(struct dm_loop_file *lf, struct bio *bio);
 void dm_loop_defer_sync(struct dm_loop_file *lf, struct bio *bio);
 void dm_loop_defer_file(struct dm_loop_file *lf, struct bio *bio);
 int dm_loop_sync(struct dm_loop_file *lf);
+void dm_loop_fill_stop(struct dm_loop_file *lf);
 const struct dm_loop_fs *dm_loop_fill_fs(const struct dm_loop_file *lf);
 bool dm_loop_can_fill(struct dm_loop_file *lf);
 int dm_loop_fill_init(void);
