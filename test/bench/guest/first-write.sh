@@ -1,0 +1,143 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# DESCRIPTION: first writes to sparse and fallocated images, a rewritten range, file mode; against loop
+# MINUTES: 30
+
+# shellcheck source=test/bench/guest/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# The allocation chunk of a device without the option.
+chunk=$((1 << 20))
+
+# What fio does, by the last word of the case. The last fsync is part of the time.
+job()
+{
+	case $1 in
+	seq128k) options=(--rw=write --bs=128k --iodepth=16 --size=128M) ;;
+	rand4k) options=(--rw=randwrite --bs=4k --iodepth=32 --size=32M) ;;
+	thin64k) options=(--iodepth=32 --read_iolog=/tmp/thin64k) ;;
+	thin1m) options=(--iodepth=32 --read_iolog=/tmp/thin1m) ;;
+	read4k) options=(--rw=randread --bs=4k --iodepth=32 --size=32M) ;;
+	rewrite4k) options=(--rw=randwrite --bs=4k --iodepth=32 --size=32M --io_size=64M) ;;
+	esac
+	[ "$1" = read4k ] || options+=(--end_fsync=1)
+}
+
+# thin_log NAME TOUCHES STEP: 4 KiB in each area of STEP bytes, once, in random order; fio
+# cannot do that by itself.
+thin_log()
+{
+	awk -v n="$2" -v step="$3" -v dev="$dev" 'BEGIN {
+		srand(1)
+		for (i = 0; i < n; i++)
+			at[i] = i
+		for (i = n - 1; i > 0; i--) {
+			j = int(rand() * (i + 1)); t = at[i]; at[i] = at[j]; at[j] = t
+		}
+		printf "fio version 2 iolog\n%s add\n%s open\n", dev, dev
+		for (i = 0; i < n; i++)
+			printf "%s write %d 4096\n", dev, at[i] * step + int(rand() * step / 4096) * 4096
+		printf "%s close\n", dev
+	}' >"/tmp/$1"
+}
+
+# first CASE WHO ROUND: into an image that nobody has written.
+first()
+{
+	local case=$1 who=$2 alloc size=256 before touches=0
+	read -r _ alloc work <<<"$case"
+	case $work in
+	thin64k) touches=4096 ;;
+	thin1m) touches=1024 size=1024 ;;
+	esac
+	fresh_image "$alloc" $size
+	attach "$who"
+	[ $touches = 0 ] || thin_log "$work" $touches $((size * 1048576 / touches))
+	job "$work"
+	before=$(stat -c %b "$image")
+	measure "$case" "$who" "$3" "$dev" "${options[@]}"
+	if [ "$who" = dm-loop ] && [ $touches != 0 ] && [ "$alloc" = sparse ] && [ "$3" = "$rounds" ]; then
+		emit space "$case" "$3" $((($(stat -c %b "$image") - before) * 512)) $touches $chunk
+	fi
+	drop_image
+}
+
+# again CASE WHO ROUND: a range that was filled by random writes against a file prepared for it.
+again()
+{
+	local alloc
+	read -r _ alloc _ <<<"$1"
+	if [ "$2" = dm-loop ]; then
+		fresh_image "$alloc" 32
+		attach dm-loop
+		job rand4k
+		fio --name=fill --filename="$dev" --direct=1 --ioengine=libaio "${options[@]}" >/tmp/fio.log 2>&1
+		# What is done late is done: commits, times.
+		sleep 3
+	else
+		fresh_image prepared 32
+		attach dm-loop
+	fi
+	drop_caches
+	job rewrite4k
+	measure "$1" "$2" "$3" "$dev" "${options[@]}"
+	drop_image
+}
+
+# written CASE WHO ROUND: in an image that is written.
+written()
+{
+	fresh_image written 32
+	attach "$2"
+	job "${1##* }"
+	measure "$1" "$2" "$3" "$dev" "${options[@]}"
+	drop_image
+}
+
+null_disks 1 2
+for fs in ext4 xfs; do
+	new_fs $fs /dev/nullb0
+	for alloc in sparse fallocated; do
+		case="$fs $alloc seq128k"
+		if wanted "$case"; then
+			compare "$case" first dm-loop loop-dio loop
+			target "$case" dm-loop loop-dio "$([ $fs = xfs ] && echo 1.05 || echo 1.00)"
+			target "$case" dm-loop loop 2.00
+		fi
+		case="$fs $alloc rand4k"
+		if wanted "$case"; then
+			compare "$case" first dm-loop loop-dio loop
+			target "$case" dm-loop loop-dio 1.50
+		fi
+		for work in thin64k thin1m; do
+			case="$fs $alloc $work"
+			if wanted "$case"; then
+				compare "$case" first dm-loop loop-dio
+				target "$case" dm-loop loop-dio 0.90
+			fi
+		done
+		case="$fs $alloc rewrite4k"
+		if wanted "$case"; then
+			compare "$case" again dm-loop prepared
+			target "$case" dm-loop prepared 0.97
+		fi
+	done
+done
+
+# Here processors work side by side and there is a page cache: only time counts.
+[ "$clock" = wall ] || exit 0
+for fs in tmpfs btrfs; do
+	new_fs $fs /dev/nullb0
+	others=(loop)
+	[ $fs = tmpfs ] || others+=(loop-dio)
+	for work in 'sparse rand4k' 'written rewrite4k' 'written read4k'; do
+		case="$fs $work"
+		wanted "$case" || continue
+		function=first
+		[ "${work% *}" = sparse ] || function=written
+		compare "$case" $function dm-loop "${others[@]}"
+		for other in "${others[@]}"; do
+			target "$case" dm-loop "$other" 1.20
+		done
+	done
+done

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# What the measurements in this folder are written with. Sourced in the guest.
+# Prints lines for ../report, fields separated by tabs; the first names the kind.
+
+# shellcheck source=test/vm/lib.sh
+. /dmloop/vm/lib.sh
+
+# shellcheck disable=SC2034 # for the script that sources this file
+clock=${DMLOOP_BENCH_CLOCK:?}
+rounds=${DMLOOP_BENCH_ROUNDS:-3}
+dir=/mnt/bench
+image=$dir/image
+attached=
+mounted=
+mkdir -p "$dir"
+trap 'err_trap $? "$BASH_COMMAND"; tail -n 5 /tmp/fio.* 2>/dev/null' ERR
+
+emit()
+{
+	local IFS=$'\t'
+	printf '%s\n' "$*"
+}
+
+# null_disks N GIB [OPTIONS...]: /dev/nullb0... in memory, written once from end to end, as
+# a page that null_blk allocates at the first touch would cost more than the path.
+null_disks()
+{
+	local n=$1 gib=$2 i
+	shift 2
+	modprobe null_blk nr_devices="$n" gb="$gib" memory_backed=1 queue_mode=2 irqmode=0 "$@"
+	for ((i = 0; i < n; i++)); do
+		check_device "/dev/nullb$i"
+		dd if=/dev/zero of="/dev/nullb$i" bs=1M oflag=direct status=none count=$((gib * 1024))
+	done
+}
+
+# It must be a device, or fio makes a file of that name. All have the same sectors.
+check_device()
+{
+	[ -b "$1" ] || fail "$1 is no block device"
+	[ "$(blockdev --getss "$1")" = 512 ] || fail "$1 has sectors of $(blockdev --getss "$1")"
+}
+
+# new_fs TYPE [DEVICE]: a new filesystem in $dir. No discard: it would take the pages of null_blk away.
+new_fs()
+{
+	local options=()
+	[ -z "$mounted" ] || umount "$dir"
+	case $1 in
+	tmpfs)
+		mount -t tmpfs -o size=1G tmpfs "$dir"
+		;;
+	*)
+		case $1 in
+		ext4) options=(-E 'nodiscard,lazy_itable_init=0,lazy_journal_init=0') ;;
+		btrfs) options=(-K) ;;
+		esac
+		make_fs "$1" "$2" "${options[@]}"
+		mount -t "$1" "$2" "$dir"
+		;;
+	esac
+	mounted=1
+}
+
+drop_image()
+{
+	detach
+	rm -f "$image"
+	drop_caches
+}
+
+# fresh_image ALLOCATION MIB: sparse, fallocated, written (by dd), or prepared (by dmlosetup).
+fresh_image()
+{
+	drop_image
+	case $1 in
+	sparse) truncate -s "$2M" "$image" ;;
+	fallocated) fallocate -l "$2M" "$image" ;;
+	written) dd if=/dev/zero of="$image" bs=1M count="$2" conv=fsync status=none ;;
+	prepared) dmlosetup --prepare "$image" --size "$2M" >/dev/null 2>&1 ;;
+	esac
+	drop_caches
+}
+
+detach()
+{
+	case $attached in
+	'') ;;
+	dm-loop) dmsetup remove bench ;;
+	*) losetup -d "$dev" ;;
+	esac
+	attached=
+}
+
+# attach WHO: the image as $dev.
+attach()
+{
+	local dio=off options=()
+	case $1 in
+	dm-loop)
+		read -r -a options <<<"${DMLOOP_BENCH_OPTIONS:-}"
+		dev=$(loop_dev bench "$image" 0 ${options[@]+"${options[@]}"})
+		;;
+	loop | loop-dio)
+		[ "$1" = loop ] || dio=on
+		dev=$(losetup --sector-size 512 --direct-io=$dio -f --show "$image")
+		# Where the file cannot do it, the driver does not complain.
+		case $dio$(<"/sys/block/${dev##*/}/loop/dio") in
+		off0 | on1) ;;
+		*) fail "$1 is not direct-io=$dio" ;;
+		esac
+		;;
+	esac
+	attached=$1
+	check_device "$dev"
+}
+
+# measure CASE WHO ROUND TARGET FIO-OPTIONS...: run fio, and tell what it took.
+measure()
+{
+	local case=$1 who=$2 round=$3 target=$4 took status='-'
+	shift 4
+	fio --output-format=json --output=/tmp/fio.json --name=bench --filename="$target" \
+		--direct=1 --ioengine=libaio "$@" >/tmp/fio.log 2>&1
+	took=$(jq -r '.jobs[0] | (.read, .write) | select(.total_ios > 0) | "\(.runtime) \(.total_ios) \(.io_bytes)"' /tmp/fio.json)
+	[ "$attached" != dm-loop ] || status=$(dmsetup status bench)
+	# shellcheck disable=SC2086 # three words: milliseconds, I/Os, bytes
+	emit sample "$case" "$who" "$round" $took "$status"
+}
+
+# wanted CASE: was it asked for? C is a list of shell patterns with commas between.
+wanted()
+{
+	local glob globs
+	[ -n "${DMLOOP_BENCH_CASES:-}" ] || return 0
+	IFS=, read -r -a globs <<<"$DMLOOP_BENCH_CASES"
+	for glob in "${globs[@]}"; do
+		# shellcheck disable=SC2053 # a pattern it is
+		[[ "$1" != $glob ]] || return 0
+	done
+	return 1
+}
+
+# compare CASE FUNCTION WHO...: all of them, interleaved; each run is "FUNCTION CASE WHO ROUND".
+compare()
+{
+	local case=$1 function=$2 round who
+	shift 2
+	emit note "$case"
+	for ((round = 1; round <= rounds; round++)); do
+		for who; do
+			"$function" "$case" "$who" "$round"
+		done
+	done
+}
+
+# target CASE A B RATIO: A shall be so many times as fast as B.
+target()
+{
+	emit target "$@"
+}
+
+modprobe dm-loop
+emit kernel "$(uname -r)" "$(sha256sum "$(modinfo -n dm-loop)" | cut -c1-8)"
