@@ -934,6 +934,20 @@ static void relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
 }
 
 /*
+ * Blocks to give back must not be committed later, not by the flusher either,
+ * and a flush must not pass while we commit what it is to wait for.
+ */
+static int commit_pending(struct dm_loop_file *lf)
+{
+	int r;
+
+	mutex_lock(&lf->sync_lock);
+	r = lf->fs->commit(lf);
+	mutex_unlock(&lf->sync_lock);
+	return r;
+}
+
+/*
  * Whole blocks only: the edges of others would be zeroed through the page
  * cache.  The table first: it must never name blocks that are free.
  */
@@ -947,7 +961,7 @@ static int punch_blocks(struct dm_loop_file *lf, sector_t start, sector_t end)
 	dm_loop_count(lf, DM_LOOP_PUNCHES);
 	block_range(lf, start, end);
 	if (lf->fs->commit)
-		r = lf->fs->commit(lf);
+		r = commit_pending(lf);
 	if (!r)
 		r = set_range(lf, start, end, DM_LOOP_HOLE, 0);
 	if (!r) {
