@@ -211,10 +211,16 @@ static void explain_load(const struct plan *plan, const struct dm_id *id,
 /* From a name without a table to a device with a node. */
 static int fill_device(const struct plan *plan, const struct dm_id *id)
 {
+	char type[] = TARGET_NAME;
+	struct dm_line line = {
+		.length = plan->sectors,
+		.type = type,
+		.params = plan->params,
+	};
 	int kmsg = kmsg_open();
 	int err;
 
-	err = dm_load(id->name, plan->sectors, plan->params, plan->read_only);
+	err = dm_load(id->name, &line, 1, plan->read_only);
 	if (!err)
 		err = dm_resume(id->name);
 	if (err)
@@ -366,7 +372,7 @@ static int attach_guarded(const struct options *opts, struct plan *plan)
 	int err;
 
 	signals_hold();
-	err = guard_start(&guard, undo_create, plan->uuid);
+	err = guard_start(&guard, undo_create, plan->uuid, false);
 	if (err) {
 		complain_errno(err, "cannot attach %s: no second process",
 			       shown(plan->file));

@@ -129,6 +129,43 @@ int device_read(const char *name, struct loop_device **devs, size_t *nr)
 	return 0;
 }
 
+/* The lines of the device that @arg means, to do @what; says why not. */
+int device_open(const char *arg, const char *what, struct loop_device **devs,
+		size_t *nr)
+{
+	const char *file = shown(arg);
+	char *name;
+	int err;
+
+	*devs = NULL;
+	*nr = 0;
+	err = dm_resolve(arg, &name);
+	if (!err)
+		err = device_read(name, devs, nr);
+	free(name);
+	switch (err) {
+	case 0:
+		return 0;
+	case -ENXIO:
+	case -ENOENT:
+		complain("cannot %s %s: no such device; see dmlosetup -l", what,
+			 file);
+		break;
+	case -ENOTTY:
+		complain("cannot %s %s: it is not a dm-loop device; see dmsetup table",
+			 what, file);
+		break;
+	case -ENOTBLK:
+		complain("cannot %s %s: it is no device; see dmlosetup -j", what,
+			 file);
+		break;
+	default:
+		complain_errno(err, "cannot %s %s", what, file);
+		break;
+	}
+	return TOLD;
+}
+
 static void device_clear(struct loop_device *dev)
 {
 	dm_id_free(&dev->id);

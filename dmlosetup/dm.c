@@ -350,6 +350,7 @@ int dm_read(const char *name, bool table, struct dm_state *state)
 		state->suspended = info.suspended;
 		state->deferred = info.deferred_remove;
 		state->live_table = info.live_table;
+		state->inactive_table = info.inactive_table;
 		state->open_count = info.open_count;
 		lines_fill(state, dmt);
 	}
@@ -394,20 +395,24 @@ int dm_create(const char *name, const char *uuid, struct dm_id *id)
 	return err == -EBUSY ? -EEXIST : err;
 }
 
-int dm_load(const char *name, uint64_t sectors, const char *params,
+int dm_load(const char *name, const struct dm_line *lines, size_t nr,
 	    bool read_only)
 {
 	struct dm_task *dmt = task_for(DM_DEVICE_RELOAD, name);
-	int err;
+	int err = 0;
+	size_t i;
 
 	if (!dmt)
 		return -EINVAL;
 	if (read_only)
 		dm_task_set_ro(dmt);
-	if (dm_task_add_target(dmt, 0, sectors, TARGET_NAME, params))
+	for (i = 0; i < nr; i++) {
+		if (!dm_task_add_target(dmt, lines[i].start, lines[i].length,
+					lines[i].type, lines[i].params))
+			err = -ENOMEM;
+	}
+	if (!err)
 		err = run(dmt);
-	else
-		err = -ENOMEM;
 	dm_task_destroy(dmt);
 	return err;
 }
@@ -420,6 +425,48 @@ int dm_resume(const char *name)
 	if (!dmt)
 		return -EINVAL;
 	err = run_with_udev(dmt);
+	dm_task_destroy(dmt);
+	return err;
+}
+
+static int run_simple(int type, const char *name)
+{
+	struct dm_task *dmt = task_for(type, name);
+	int err;
+
+	if (!dmt)
+		return -EINVAL;
+	err = run(dmt);
+	dm_task_destroy(dmt);
+	return err;
+}
+
+/* With a freeze of the filesystem above, which makes it clean. */
+int dm_suspend(const char *name)
+{
+	return run_simple(DM_DEVICE_SUSPEND, name);
+}
+
+int dm_clear(const char *name)
+{
+	return run_simple(DM_DEVICE_CLEAR, name);
+}
+
+/* Sends @text to the first line's target; the caller frees the answer. */
+int dm_message(const char *name, const char *text, char **answer)
+{
+	struct dm_task *dmt = task_for(DM_DEVICE_TARGET_MSG, name);
+	const char *response;
+	int err;
+
+	*answer = NULL;
+	if (!dmt)
+		return -EINVAL;
+	dm_task_set_message(dmt, text);
+	err = run(dmt);
+	response = err ? NULL : dm_task_get_message_response(dmt);
+	if (!err)
+		*answer = xstrdup(response ? response : "");
 	dm_task_destroy(dmt);
 	return err;
 }

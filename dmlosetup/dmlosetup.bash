@@ -45,8 +45,8 @@ _dmlosetup()
 	local options="--all --associated --chunk --deferred --detach --detach-all
 		--find --help --json --list --mapped --no-discard --noheadings
 		--nooverlap --noudevsync --offset --output --output-all --prepare
-		--raw --read-only --show --size --sizelimit --unshare --verbose
-		--version"
+		--raw --read-only --refresh --set-capacity --show --shrink --size
+		--sizelimit --snapshot --unshare --verbose --verify --version"
 
 	COMPREPLY=()
 	case $prev in
@@ -69,7 +69,7 @@ _dmlosetup()
 		return
 	fi
 	case " ${COMP_WORDS[*]:1:COMP_CWORD-1} " in
-	*" -d "* | *" --detach "*)
+	*" -d "* | *" --detach "* | *" --refresh "* | *" --verify "* | *" -c "* | *" --set-capacity "*)
 		_dmlosetup_devices "$cur"
 		;;
 	*" -f "* | *" --find "* | *" --prepare "*)

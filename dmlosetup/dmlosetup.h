@@ -35,13 +35,17 @@ enum action {
 	ACT_DETACH,		/* -d NAME... */
 	ACT_DETACH_ALL,		/* -D */
 	ACT_PREPARE,		/* --prepare FILE */
+	ACT_SET_CAPACITY,	/* -c NAME */
+	ACT_REFRESH,		/* --refresh NAME... */
+	ACT_SNAPSHOT,		/* --snapshot NAME FILE */
+	ACT_VERIFY,		/* --verify [NAME...] */
 };
 
 struct options {
 	enum action action;
 	const char *name;	/* NULL: the first free one */
 	const char *file;
-	char **devices;		/* operands of -d, NULL-terminated */
+	char **devices;		/* operands of -d and others, NULL-terminated */
 
 	bool show;
 	bool read_only;
@@ -50,6 +54,7 @@ struct options {
 	bool no_discard;
 	bool unshare;
 	bool deferred;
+	bool shrink;
 
 	uint64_t offset;
 	uint64_t sizelimit;	/* 0: to the end of the file */
@@ -78,6 +83,8 @@ extern bool verbose;
 void complain(const char *fmt, ...) __printf(1, 2);
 void complain_errno(int err, const char *fmt, ...) __printf(2, 3);
 void note(const char *fmt, ...) __printf(1, 2);
+void messages_keep(void);
+void messages_show(void);
 const char *shown(const char *s);
 const char *human(uint64_t bytes);
 void *xcalloc(size_t n, size_t size);
@@ -147,6 +154,7 @@ struct dm_state {
 	bool suspended;
 	bool deferred;
 	bool live_table;
+	bool inactive_table;
 	int open_count;
 	size_t nr_lines;
 	struct dm_line *lines;
@@ -161,9 +169,12 @@ int dm_resolve(const char *arg, char **name);
 int dm_read(const char *name, bool table, struct dm_state *state);
 void dm_state_free(struct dm_state *state);
 int dm_create(const char *name, const char *uuid, struct dm_id *id);
-int dm_load(const char *name, uint64_t sectors, const char *params,
+int dm_load(const char *name, const struct dm_line *lines, size_t nr,
 	    bool read_only);
 int dm_resume(const char *name);
+int dm_suspend(const char *name);
+int dm_clear(const char *name);
+int dm_message(const char *name, const char *text, char **answer);
 int dm_remove(const char *name, bool deferred);
 int dm_undo_create(const char *uuid);
 void dm_id_free(struct dm_id *id);
@@ -177,8 +188,10 @@ struct guard {
 	pid_t pid;
 };
 
-int guard_start(struct guard *g, void (*undo)(void *), void *arg);
+int guard_start(struct guard *g, void (*undo)(void *), void *arg, bool lock);
+int guard_keep(const struct guard *g);
 void guard_done(struct guard *g);
+void guard_init(int argc, char **argv);
 void signals_hold(void);
 bool signals_pending(void);
 void signals_release(void);
@@ -218,6 +231,33 @@ int device_read_all(struct loop_device **devs, size_t *nr);
 void device_free(struct loop_device *devs, size_t nr);
 bool device_on_file(const struct loop_device *dev, const struct stat *st);
 char *device_using(const struct stat *st);
+
+int device_open(const char *arg, const char *what, struct loop_device **devs,
+		size_t *nr);
+
+/* hold.c: a device that is suspended for a moment, and surely resumed */
+struct hold {
+	struct guard guard;
+	const struct loop_device *dev;
+	struct dm_state old;	/* its table, to go back to */
+	bool suspended;
+	double since;
+	double seconds;		/* how long it was suspended */
+	int kmsg;
+};
+
+int hold_begin(struct hold *h, const struct loop_device *dev);
+int hold_keep(const struct hold *h);
+int hold_load(const struct hold *h, uint64_t sectors);
+int hold_end(struct hold *h, int err);
+
+/* fssize.c */
+int content_size(const struct loop_device *dev, uint64_t *size,
+		 const char **what);
+
+/* use.c */
+char *device_user(const struct loop_device *dev);
+char *device_mountpoint(const struct loop_device *dev);
 
 /* extents.c: which parts of a file are not plain written data */
 enum extent_state {
@@ -271,6 +311,10 @@ int do_attach(const struct options *opts);
 int do_detach(const struct options *opts);
 int do_detach_all(const struct options *opts);
 int do_prepare(const struct options *opts);
+int do_set_capacity(const struct options *opts);
+int do_refresh(const struct options *opts);
+int do_snapshot(const struct options *opts);
+int do_verify(const struct options *opts);
 
 void list_columns_help(void);
 #endif

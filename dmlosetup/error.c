@@ -13,16 +13,46 @@
 
 bool verbose;
 
+/* what was said while it could not be written */
+static char *kept;
+
 static void say(const char *fmt, va_list ap, const char *tail)
 {
+	char *text = NULL, *longer;
+
+	if (vasprintf(&text, fmt, ap) < 0)
+		return;
+	longer = xasprintf("%sdmlosetup: %s%s%s\n", kept ? kept : "", text,
+			   tail ? ": " : "", tail ? tail : "");
+	free(text);
+	if (kept) {
+		free(kept);
+		kept = longer;
+		return;
+	}
 	fflush(stdout);
-	flockfile(stderr);
-	fputs("dmlosetup: ", stderr);
-	vfprintf(stderr, fmt, ap);
-	if (tail)
-		fprintf(stderr, ": %s", tail);
-	fputc('\n', stderr);
-	funlockfile(stderr);
+	fputs(longer, stderr);
+	free(longer);
+}
+
+/*
+ * While a device is suspended nothing is written: standard error may be a
+ * file on that very device.
+ */
+void messages_keep(void)
+{
+	if (!kept)
+		kept = xstrdup("");
+}
+
+void messages_show(void)
+{
+	if (!kept)
+		return;
+	fflush(stdout);
+	fputs(kept, stderr);
+	free(kept);
+	kept = NULL;
 }
 
 void complain(const char *fmt, ...)

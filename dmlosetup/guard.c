@@ -2,58 +2,124 @@
 /*
  * Undoes a half-done change when this process dies. A child in a session of
  * its own (so that neither ^C nor a kill of the process group reaches it)
- * waits on a pipe: a byte says that all is done, end of file that the parent
- * is gone. The kernel closes the pipe only after the parent has left its last
- * ioctl, so the undo cannot overtake it.
+ * waits on a socket: 'd' says that all is done, end of file that the parent is
+ * gone. The kernel closes the socket only after the parent has left its last
+ * ioctl, so the undo cannot overtake it. After a 'k' the parent must say so
+ * again before the time is over: should it hang, the undo comes too.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "dmlosetup.h"
 
-static void guard_run(int fd, void (*undo)(void *), void *arg)
+#define KEEP_MS		60000
+
+static char *cmdline;
+static size_t cmdline_len;
+
+/* Remembers where the command line is, for a guard to change its own. */
+void guard_init(int argc, char **argv)
+{
+	cmdline = argv[0];
+	cmdline_len = argv[argc - 1] + strlen(argv[argc - 1]) - argv[0];
+}
+
+/* Another name, so that killall or pkill -f dmlosetup takes the parent alone. */
+static void take_name(void)
+{
+	static const char name[] = "dmloop-guard";
+
+	prctl(PR_SET_NAME, name);
+	memset(cmdline, 0, cmdline_len);
+	memcpy(cmdline, name, sizeof(name) < cmdline_len ? sizeof(name) :
+							   cmdline_len - 1);
+}
+
+/* Whoever reads our parent's output must not wait for us. */
+static void close_output(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int fd;
+
+	for (fd = 0; null >= 0 && fd < 3; fd++)
+		dup2(null, fd);
+	if (null > 2)
+		close(null);
+}
+
+/* Returns true when all is done, false when the parent is gone or hangs. */
+static bool wait_done(int fd)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+	int timeout = -1;
+	char byte;
+	int n;
+
+	for (;;) {
+		n = poll(&poll_fd, 1, timeout);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return false;
+		if (read(fd, &byte, 1) != 1)
+			return false;
+		if (byte == 'd')
+			return true;
+		timeout = KEEP_MS;
+	}
+}
+
+static void guard_run(int fd, void (*undo)(void *), void *arg, bool lock)
 {
 	struct sigaction ignore = { .sa_handler = SIG_IGN };
-	ssize_t n;
-	char byte;
 	int sig;
 
 	setsid();
-	/* another name, so that killall dmlosetup takes the parent alone */
-	prctl(PR_SET_NAME, "dmloop-guard");
+	take_name();
 	for (sig = 1; sig < NSIG; sig++)
 		sigaction(sig, &ignore, NULL);
-	/* whoever reads our parent's output must not wait for us */
-	for (sig = 0; sig < 3; sig++) {
-		int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-		if (null >= 0)
-			dup2(null, sig);
-		if (null > 2)
-			close(null);
-	}
-	if (chdir("/"))
+	close_output();
+	/* nothing may have to be read from a device that is suspended */
+	if (lock)
+		mlockall(MCL_CURRENT | MCL_FUTURE);
+	if (chdir("/") || write(fd, "r", 1) != 1)
 		_exit(EXIT_FAILURE);
-	do {
-		n = read(fd, &byte, 1);
-	} while (n < 0 && errno == EINTR);
-	if (n != 1)
+	if (!wait_done(fd))
 		undo(arg);
 	_exit(EXIT_SUCCESS);
 }
 
-int guard_start(struct guard *g, void (*undo)(void *), void *arg)
+/* The change is complete, or has been undone already. */
+void guard_done(struct guard *g)
 {
+	if (g->fd < 0)
+		return;
+	if (write(g->fd, "d", 1) != 1)
+		note("the guard process is gone");
+	close(g->fd);
+	while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	g->fd = -1;
+}
+
+/* @lock: keep its memory, because a device will be suspended. */
+int guard_start(struct guard *g, void (*undo)(void *), void *arg, bool lock)
+{
+	char ready;
 	int fds[2];
 
 	g->fd = -1;
 	g->pid = -1;
-	if (pipe2(fds, O_CLOEXEC))
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
 		return -errno;
 	g->pid = fork();
 	if (g->pid < 0) {
@@ -65,25 +131,24 @@ int guard_start(struct guard *g, void (*undo)(void *), void *arg)
 	}
 	if (!g->pid) {
 		close(fds[1]);
-		guard_run(fds[0], undo, arg);
+		guard_run(fds[0], undo, arg, lock);
 	}
 	close(fds[0]);
 	g->fd = fds[1];
-	return 0;
+	if (read(g->fd, &ready, 1) == 1)
+		return 0;
+	guard_done(g);
+	return -ECHILD;
 }
 
-/* The change is complete, or has been undone already. */
-void guard_done(struct guard *g)
+/*
+ * Starts the time that the guard allows, or starts it again. Fails when the
+ * guard is gone: then it has undone the change, or nobody would.
+ */
+int guard_keep(const struct guard *g)
 {
-	if (g->fd < 0)
-		return;
-	/* SIGPIPE is ignored: the guard may have been killed */
-	if (write(g->fd, "d", 1) != 1)
-		note("the guard process is gone");
-	close(g->fd);
-	while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
-		;
-	g->fd = -1;
+	/* SIGPIPE is ignored */
+	return write(g->fd, "k", 1) == 1 ? 0 : -ECHILD;
 }
 
 static sigset_t held, before;

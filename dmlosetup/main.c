@@ -13,7 +13,8 @@
 enum {
 	OPT_SHOW = 256, OPT_SIZELIMIT, OPT_MAPPED, OPT_NO_DISCARD, OPT_UNSHARE,
 	OPT_CHUNK, OPT_DEFERRED, OPT_OUTPUT_ALL, OPT_RAW, OPT_PREPARE,
-	OPT_SIZE, OPT_NOUDEVSYNC,
+	OPT_SIZE, OPT_NOUDEVSYNC, OPT_SHRINK, OPT_REFRESH, OPT_SNAPSHOT,
+	OPT_VERIFY,
 };
 
 static const struct option longopts[] = {
@@ -43,13 +44,19 @@ static const struct option longopts[] = {
 	{ "raw", no_argument, NULL, OPT_RAW },
 	{ "prepare", optional_argument, NULL, OPT_PREPARE },
 	{ "size", required_argument, NULL, OPT_SIZE },
+	{ "set-capacity", optional_argument, NULL, 'c' },
+	{ "shrink", no_argument, NULL, OPT_SHRINK },
+	{ "refresh", optional_argument, NULL, OPT_REFRESH },
+	{ "snapshot", optional_argument, NULL, OPT_SNAPSHOT },
+	{ "verify", optional_argument, NULL, OPT_VERIFY },
 	{ "noudevsync", no_argument, NULL, OPT_NOUDEVSYNC },
 	{ NULL, 0, NULL, 0 }
 };
 
 /* What was seen, before it is clear what it means together. */
 struct seen {
-	bool all, list, find, detach, detach_all, prepare, noudevsync;
+	bool all, list, noudevsync;
+	enum action action;	/* the first of actions[] */
 	bool attach_option;	/* one that only an attach takes */
 	const char *associated;
 	const char *actions[2];	/* the first two, for the message */
@@ -69,6 +76,10 @@ static void usage(void)
 	      " dmlosetup -d [--deferred] NAME...           detach devices\n"
 	      " dmlosetup -D [--deferred]                   detach all of them\n"
 	      " dmlosetup --prepare FILE [--size SIZE]      make FILE fully written\n"
+	      " dmlosetup -c NAME [--size SIZE] [--shrink]  resize a device in use\n"
+	      " dmlosetup --snapshot NAME FILE              clone the image of a device in use\n"
+	      " dmlosetup --refresh NAME...                 read the map of the file again\n"
+	      " dmlosetup --verify [NAME...]                compare the map with the filesystem\n"
 	      "\n"
 	      "Set up and control dm-loop devices: block devices on regular files.\n"
 	      "\n"
@@ -90,6 +101,12 @@ static void usage(void)
 	      "Prepare:\n"
 	      "     --prepare FILE         write zeroes where FILE has no data; keep the rest\n"
 	      "     --size SIZE            create FILE, or extend it, to this size\n"
+	      "Change a device in use:\n"
+	      " -c, --set-capacity NAME    as large as its file is, or as --size says\n"
+	      "     --shrink               it may become smaller, and the file with it\n"
+	      "     --snapshot NAME FILE   write what the image is at one moment to FILE\n"
+	      "     --refresh NAME...      suspend and resume; resume what is suspended\n"
+	      "     --verify [NAME...]     without a name, all of them\n"
 	      "List:\n"
 	      " -a, --all                  all devices, a line each\n"
 	      " -j, --associated FILE      the devices on FILE\n"
@@ -130,18 +147,24 @@ static int size_option(const char *name, const char *text, uint64_t *value)
 	return err;
 }
 
-static void action(struct seen *seen, const char *name)
-{
-	if (seen->nr_actions < ARRAY_SIZE(seen->actions))
-		seen->actions[seen->nr_actions] = name;
-	seen->nr_actions++;
-}
-
 /* --detach=NAME and -dNAME are the same as --detach NAME */
 static void operand(struct seen *seen, char *arg)
 {
 	if (arg)
 		seen->args[seen->nr_args++] = arg;
+}
+
+/* The same one twice is one. */
+static void action(struct seen *seen, enum action act, const char *name)
+{
+	operand(seen, optarg);
+	if (seen->nr_actions && seen->action == act)
+		return;
+	if (!seen->nr_actions)
+		seen->action = act;
+	if (seen->nr_actions < ARRAY_SIZE(seen->actions))
+		seen->actions[seen->nr_actions] = name;
+	seen->nr_actions++;
 }
 
 static int list_option(int c, struct options *opts, struct seen *seen)
@@ -218,23 +241,31 @@ static int action_option(int c, struct options *opts, struct seen *seen)
 {
 	switch (c) {
 	case 'd':
-		if (!seen->detach)
-			action(seen, "--detach");
-		seen->detach = true;
-		operand(seen, optarg);
+		action(seen, ACT_DETACH, "--detach");
 		break;
 	case 'D':
-		seen->detach_all = true;
-		action(seen, "--detach-all");
+		action(seen, ACT_DETACH_ALL, "--detach-all");
 		break;
 	case 'f':
-		seen->find = true;
-		action(seen, "--find");
+		action(seen, ACT_FIND, "--find");
+		break;
+	case 'c':
+		action(seen, ACT_SET_CAPACITY, "--set-capacity");
 		break;
 	case OPT_PREPARE:
-		seen->prepare = true;
-		action(seen, "--prepare");
-		operand(seen, optarg);
+		action(seen, ACT_PREPARE, "--prepare");
+		break;
+	case OPT_REFRESH:
+		action(seen, ACT_REFRESH, "--refresh");
+		break;
+	case OPT_SNAPSHOT:
+		action(seen, ACT_SNAPSHOT, "--snapshot");
+		break;
+	case OPT_VERIFY:
+		action(seen, ACT_VERIFY, "--verify");
+		break;
+	case OPT_SHRINK:
+		opts->shrink = true;
 		break;
 	case 'o':
 		opts->has_offset = true;
@@ -323,11 +354,15 @@ static int decide_list(struct options *opts, const struct seen *seen,
 static int check_combination(const struct options *opts,
 			     const struct seen *seen)
 {
-	bool listing = seen->all || seen->associated || opts->table;
+	bool listing = (seen->all && opts->action != ACT_VERIFY) ||
+		       seen->associated || opts->table;
 	bool attach = opts->action == ACT_ATTACH;
 
-	if (opts->has_size && opts->action != ACT_PREPARE)
-		return wrong("--size goes with --prepare only");
+	if (opts->has_size && opts->action != ACT_PREPARE &&
+	    opts->action != ACT_SET_CAPACITY)
+		return wrong("--size goes with --prepare and --set-capacity only");
+	if (opts->shrink && opts->action != ACT_SET_CAPACITY)
+		return wrong("--shrink goes with --set-capacity only");
 	if (opts->deferred && opts->action != ACT_DETACH &&
 	    opts->action != ACT_DETACH_ALL)
 		return wrong("--deferred goes with --detach and --detach-all only");
@@ -340,11 +375,39 @@ static int check_combination(const struct options *opts,
 	return 0;
 }
 
+static int decide_action(struct options *opts, enum action act, char **args,
+			 int nr)
+{
+	opts->action = act;
+	opts->devices = args;
+	switch (act) {
+	case ACT_FIND:
+		return decide_find(opts, args, nr);
+	case ACT_DETACH:
+	case ACT_REFRESH:
+		return nr ? 0 : wrong("the name of a device is missing");
+	case ACT_DETACH_ALL:
+		return nr ? wrong("--detach-all takes no name") : 0;
+	case ACT_PREPARE:
+		opts->file = args[0];
+		return nr == 1 ? 0 : wrong("--prepare takes one file");
+	case ACT_SET_CAPACITY:
+		opts->name = args[0];
+		return nr == 1 ? 0 : wrong("--set-capacity takes one device");
+	case ACT_SNAPSHOT:
+		opts->name = args[0];
+		opts->file = args[1];
+		return nr == 2 ? 0 : wrong("--snapshot takes a device and a file");
+	default:
+		return 0;
+	}
+}
+
 static int decide(struct options *opts, const struct seen *seen)
 {
 	char **args = seen->args;
 	int nr = seen->nr_args;
-	int err = 0;
+	int err;
 
 	if (seen->nr_actions > 1) {
 		complain("%s and %s do not go together", seen->actions[0],
@@ -352,25 +415,8 @@ static int decide(struct options *opts, const struct seen *seen)
 		try_help();
 		return -EINVAL;
 	}
-	if (seen->detach) {
-		if (!nr)
-			return wrong("--detach needs the name of a device");
-		opts->action = ACT_DETACH;
-		opts->devices = args;
-	} else if (seen->detach_all) {
-		if (nr)
-			return wrong("--detach-all takes no name");
-		opts->action = ACT_DETACH_ALL;
-	} else if (seen->prepare) {
-		if (nr != 1)
-			return wrong("--prepare takes one file");
-		opts->action = ACT_PREPARE;
-		opts->file = args[0];
-	} else if (seen->find) {
-		err = decide_find(opts, args, nr);
-	} else {
-		err = decide_list(opts, seen, args, nr);
-	}
+	err = seen->nr_actions ? decide_action(opts, seen->action, args, nr) :
+				 decide_list(opts, seen, args, nr);
 	return err ? err : check_combination(opts, seen);
 }
 
@@ -389,6 +435,14 @@ static int run_action(const struct options *opts)
 		return do_detach_all(opts);
 	case ACT_PREPARE:
 		return do_prepare(opts);
+	case ACT_SET_CAPACITY:
+		return do_set_capacity(opts);
+	case ACT_REFRESH:
+		return do_refresh(opts);
+	case ACT_SNAPSHOT:
+		return do_snapshot(opts);
+	case ACT_VERIFY:
+		return do_verify(opts);
 	case ACT_LIST:
 		break;
 	}
@@ -405,8 +459,9 @@ int main(int argc, char **argv)
 	setlocale(LC_CTYPE, "");
 	/* a reader that has gone away is an error like any other */
 	signal(SIGPIPE, SIG_IGN);
-	seen.args = xcalloc(argc + 1, sizeof(*seen.args));
-	while ((c = getopt_long(argc, argv, "ad::Dfj:JlLno:O:rvVh", longopts,
+	guard_init(argc, argv);
+	seen.args = xcalloc(argc + 2, sizeof(*seen.args));
+	while ((c = getopt_long(argc, argv, "ac::d::Dfj:JlLno:O:rvVh", longopts,
 				NULL)) != -1) {
 		if (c == 'h') {
 			usage();

@@ -36,12 +36,15 @@ fails "a size without a number" "not a size" --offset K -f file
 fails "a negative size" "not a size" --sizelimit -1 -f file
 fails "a size that overflows" "too large" -o 16E -f file
 fails "-f with two files" "one file" -f file file
-fails "-d without a name" "needs the name" -d
+fails "-d without a name" "name of a device is missing" -d
 fails "-D with a name" "takes no name" -D loop0
 fails "-d and -D" "do not go together" -d -D
 fails "--prepare and -f" "do not go together" --prepare -f file
 fails "three names" "too many" a b c
 fails "--size without --prepare" "goes with --prepare" --size 1M -f file
+fails "--shrink without -c" "goes with --set-capacity" --shrink -f file
+fails "-c with two names" "takes one device" -c a b
+fails "--snapshot without a file" "takes a device and a file" --snapshot a
 fails "--deferred without -d" "goes with --detach" --deferred -f file
 fails "-r when listing" "need a file" -r -l
 fails "-o when listing" "needs a file" -o 512 -l

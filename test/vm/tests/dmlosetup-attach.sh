@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
 # DESCRIPTION: dmlosetup attaches files and lists devices, and says why it does not
+# TIMEOUT: 600
 
 column()
 {
@@ -125,4 +126,4 @@ same "no right to look: 2" "$(status setpriv --reuid 65534 --clear-groups dmlose
 cleanup_devices
 for_each_fs attach
 for_each_fs refuse
-for_each_fs paths
+for_each_fs paths ext4

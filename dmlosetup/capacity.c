@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * --set-capacity and --refresh: the file of a device in use gets another
+ * size, or only its mapping is read again. The file is free to be changed
+ * between suspend and resume only.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "dmlosetup.h"
+
+#define STEP		1073741824ULL
+#define ZEROES		1048576U
+
+/* What is to become of a device. */
+struct change {
+	struct loop_device *dev;
+	uint64_t old_size;	/* of the file, in bytes */
+	uint64_t new_size;
+	uint64_t sectors;	/* of the device */
+	bool sparse;		/* leave what is added a hole */
+	bool written;		/* write zeroes into it */
+};
+
+static bool option_set(const struct loop_device *dev, const char *word)
+{
+	char *copy = xstrdup(dev->table.options);
+	char *save = NULL, *w;
+	bool set = false;
+
+	for (w = strtok_r(copy, " ", &save); w; w = strtok_r(NULL, " ", &save))
+		set |= !strcmp(w, word);
+	free(copy);
+	return set;
+}
+
+/* The content must end before the device does. */
+static int check_shrink(const struct change *c)
+{
+	const char *node = shown(c->dev->id.node);
+	uint64_t size;
+	const char *what;
+	char *user;
+	int err;
+
+	err = content_size(c->dev, &size, &what);
+	if (err && err != -ENODATA) {
+		complain_errno(err, "cannot shrink %s: cannot read it", node);
+		return TOLD;
+	}
+	if (what && size > c->sectors << SECTOR_SHIFT) {
+		complain("cannot shrink %s: the %s on it has %ju bytes; shrink that first",
+			 node, what, (uintmax_t)size);
+		return TOLD;
+	}
+	user = device_user(c->dev);
+	if (!what && user) {
+		complain("cannot shrink %s: %s, and how much it needs is not known",
+			 node, user);
+		err = TOLD;
+	} else {
+		err = 0;
+	}
+	free(user);
+	return err;
+}
+
+static int plan_change(const struct options *opts, struct change *c)
+{
+	struct loop_device *dev = c->dev;
+	const char *node = shown(dev->id.node);
+	struct stat st;
+
+	if (dev->suspended) {
+		complain("cannot resize %s: it is suspended; use --refresh first",
+			 node);
+		return TOLD;
+	}
+	if (stat(dev->table.path, &st) || !device_on_file(dev, &st)) {
+		complain("cannot resize %s: %s is not its file any more", node,
+			 shown(dev->table.path));
+		return TOLD;
+	}
+	c->old_size = st.st_size;
+	c->new_size = opts->has_size ? opts->size : c->old_size;
+	/* as the file is now, so is what is added */
+	c->sparse = (uint64_t)st.st_blocks * 512 < c->old_size;
+	c->written = option_set(dev, "mapped");
+	if (c->new_size < dev->table.offset + SECTOR_SIZE) {
+		complain("cannot resize %s: %ju bytes are not enough for its offset",
+			 node, (uintmax_t)c->new_size);
+		return TOLD;
+	}
+	c->sectors = (c->new_size - dev->table.offset) >> SECTOR_SHIFT;
+	if (c->new_size >= c->old_size && c->sectors >= dev->length)
+		return 0;
+	if (!opts->shrink) {
+		complain("%s would become smaller: %ju bytes, now %ju; say --shrink to cut it",
+			 node, (uintmax_t)c->sectors << SECTOR_SHIFT,
+			 (uintmax_t)dev->length << SECTOR_SHIFT);
+		return TOLD;
+	}
+	return check_shrink(c);
+}
+
+static int write_zeroes(const struct hold *h, int fd, uint64_t pos,
+			uint64_t end)
+{
+	char *zeroes = xcalloc(1, ZEROES);
+	int err = 0;
+
+	while (!err && pos < end) {
+		size_t len = end - pos < ZEROES ? end - pos : ZEROES;
+		ssize_t n = pwrite(fd, zeroes, len, pos);
+
+		if (n < 0) {
+			err = -errno;
+			break;
+		}
+		err = hold_keep(h);
+		pos += n;
+	}
+	free(zeroes);
+	return err;
+}
+
+static int extend(const struct hold *h, const struct change *c, int fd)
+{
+	uint64_t pos = c->old_size, len;
+
+	/* in steps: the guard must see that we go on */
+	while (!c->sparse && pos < c->new_size) {
+		len = c->new_size - pos < STEP ? c->new_size - pos : STEP;
+		if (fallocate(fd, 0, pos, len)) {
+			if (errno != EOPNOTSUPP)
+				return -errno;
+			break;
+		}
+		if (hold_keep(h))
+			return -ECHILD;
+		pos += len;
+	}
+	if (ftruncate(fd, c->new_size))
+		return -errno;
+	if (c->written)
+		return write_zeroes(h, fd, c->old_size, c->new_size);
+	return 0;
+}
+
+/* The device is suspended. On an error the file has its old size again. */
+static int resize_file(const struct hold *h, const struct change *c)
+{
+	struct stat st;
+	int fd, err = 0;
+
+	if (c->new_size == c->old_size)
+		return 0;
+	fd = open(c->dev->table.path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st) || !device_on_file(c->dev, &st) ||
+	    (uint64_t)st.st_size != c->old_size)
+		err = -ESTALE;
+	else if (c->new_size > c->old_size)
+		err = extend(h, c, fd);
+	else if (ftruncate(fd, c->new_size))
+		err = -errno;
+	if (err && err != -ESTALE && ftruncate(fd, c->old_size))
+		note("the file keeps what was added to it");
+	if (!err && fsync(fd))
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+/*
+ * Every moment in between is one that a resume can take: the file is never
+ * shorter than the table that would be resumed says.
+ */
+static int change_held(const struct hold *h, const struct change *c)
+{
+	int err;
+
+	if (c->new_size >= c->old_size) {
+		err = resize_file(h, c);
+		return err ? err : hold_load(h, c->sectors);
+	}
+	err = hold_load(h, c->sectors);
+	return err ? err : resize_file(h, c);
+}
+
+static int apply(const struct change *c)
+{
+	const char *node = c->dev->id.node;
+	struct hold h;
+	char *reason;
+	int err;
+
+	err = hold_begin(&h, c->dev);
+	if (err)
+		return err;
+	err = change_held(&h, c);
+	if (err) {
+		reason = kmsg_reason(h.kmsg, c->dev->id.major, c->dev->id.minor,
+				     c->dev->table.path);
+		complain("cannot resize %s: %s (%s)%s", shown(node),
+			 reason ? reason : shown(c->dev->table.path),
+			 strerror(-err), err == -ETXTBSY ?
+			 "; another device or program uses the file" : "");
+		free(reason);
+		err = TOLD;
+	}
+	err = hold_end(&h, err);
+	if (!err)
+		note("%s has %ju bytes now; it was suspended for %.1f ms",
+		     shown(node), (uintmax_t)c->sectors << SECTOR_SHIFT,
+		     h.seconds * 1000);
+	return err;
+}
+
+static bool one_line(const struct loop_device *devs, size_t nr)
+{
+	struct dm_state state;
+	bool one;
+
+	one = nr == 1 && !devs->start && devs->table.path &&
+	      !dm_read(devs->id.name, true, &state) && state.nr_lines == 1;
+	if (nr == 1)
+		dm_state_free(&state);
+	return one;
+}
+
+int do_set_capacity(const struct options *opts)
+{
+	struct change c = { 0 };
+	struct loop_device *devs;
+	size_t nr;
+	int err;
+
+	err = device_open(opts->name, "resize", &devs, &nr);
+	if (!err && !one_line(devs, nr)) {
+		complain("cannot resize %s: its table is not one line of dm-loop",
+			 shown(opts->name));
+		err = TOLD;
+	}
+	c.dev = devs;
+	if (!err)
+		err = plan_change(opts, &c);
+	if (!err)
+		err = apply(&c);
+	device_free(devs, nr);
+	return err ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+/* A device that is suspended already is resumed: its file has been mended. */
+static int resume_only(const struct loop_device *dev)
+{
+	int kmsg = kmsg_open();
+	char *reason;
+	int err;
+
+	err = dm_resume(dev->id.name);
+	if (err) {
+		reason = kmsg_reason(kmsg, dev->id.major, dev->id.minor,
+				     dev->table.path);
+		complain("cannot resume %s: %s (%s)", shown(dev->id.node),
+			 reason ? reason : "see dmesg", strerror(-err));
+		free(reason);
+	}
+	if (kmsg >= 0)
+		close(kmsg);
+	return err;
+}
+
+static int refresh_one(const char *arg)
+{
+	struct loop_device *devs;
+	struct hold h;
+	size_t nr;
+	int err;
+
+	err = device_open(arg, "refresh", &devs, &nr);
+	if (!err && !devs->table.path) {
+		complain("cannot refresh %s: it has no table", shown(arg));
+		err = TOLD;
+	}
+	if (!err && devs->suspended) {
+		err = resume_only(devs);
+	} else if (!err) {
+		err = hold_begin(&h, devs);
+		if (!err)
+			err = hold_end(&h, 0);
+		if (!err)
+			note("%s was suspended for %.1f ms",
+			     shown(devs->id.node), h.seconds * 1000);
+	}
+	device_free(devs, nr);
+	return err;
+}
+
+int do_refresh(const struct options *opts)
+{
+	int status = EXIT_SUCCESS;
+	char **arg;
+
+	for (arg = opts->devices; *arg; arg++) {
+		if (refresh_one(*arg))
+			status = EXIT_FAILURE;
+	}
+	return status;
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Suspends a device, so that its file may be changed, and resumes it whatever
+ * happens: at the end, or by the guard when this process is killed or hangs.
+ * If the device cannot be resumed with what was changed, it gets its old
+ * table again. A kill of both processes at once is all that is left.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "dmlosetup.h"
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static int load_old(const struct hold *h)
+{
+	return dm_load(h->old.id.name, h->old.lines, h->old.nr_lines,
+		       h->old.read_only);
+}
+
+/* Without the change if it is not complete; with it if it is. */
+static int resume(const struct hold *h)
+{
+	const char *name = h->old.id.name;
+	int err;
+
+	err = dm_resume(name);
+	if (err && !load_old(h) && !dm_resume(name))
+		return 0;
+	return err;
+}
+
+/* In the guard. The device may be another one of the same name by now. */
+static void undo_hold(void *arg)
+{
+	const struct hold *h = arg;
+	struct dm_state is;
+
+	if (!dm_read(h->old.id.name, true, &is) &&
+	    is.id.major == h->old.id.major && is.id.minor == h->old.id.minor &&
+	    !strcmp(is.id.uuid, h->old.id.uuid)) {
+		if (is.suspended)
+			resume(h);
+		else if (is.inactive_table)
+			dm_clear(is.id.name);
+	}
+	dm_state_free(&is);
+}
+
+/* What is written back now need not be while the device is suspended. */
+static void write_back(const struct loop_device *dev)
+{
+	char *where = device_mountpoint(dev);
+	int fd = where ? open(where, O_RDONLY | O_CLOEXEC) : -1;
+
+	if (fd >= 0) {
+		syncfs(fd);
+		close(fd);
+	}
+	free(where);
+}
+
+static int suspend(struct hold *h)
+{
+	int err;
+
+	messages_keep();
+	h->since = now();
+	err = dm_suspend(h->old.id.name);
+	if (err)
+		return err;
+	h->suspended = true;
+	return guard_keep(&h->guard);
+}
+
+/* Says why when it fails; then the device is as it was. */
+int hold_begin(struct hold *h, const struct loop_device *dev)
+{
+	int err;
+
+	memset(h, 0, sizeof(*h));
+	h->dev = dev;
+	h->guard.fd = -1;
+	h->kmsg = kmsg_open();
+	signals_hold();
+	err = dm_read(dev->id.name, true, &h->old);
+	if (!err) {
+		write_back(dev);
+		mlockall(MCL_CURRENT | MCL_FUTURE);
+		err = guard_start(&h->guard, undo_hold, h, true);
+	}
+	if (!err)
+		err = suspend(h);
+	if (!err)
+		return 0;
+	complain_errno(err, "cannot suspend %s", shown(dev->id.node));
+	return hold_end(h, TOLD);
+}
+
+/* In a long change, now and then. Fails when the guard has given up. */
+int hold_keep(const struct hold *h)
+{
+	return guard_keep(&h->guard);
+}
+
+/* The same line with another length. */
+int hold_load(const struct hold *h, uint64_t sectors)
+{
+	struct dm_line line = h->old.lines[0];
+
+	line.length = sectors;
+	return dm_load(h->old.id.name, &line, 1, h->old.read_only);
+}
+
+static void complain_resume(const struct hold *h, int err)
+{
+	char *reason = kmsg_reason(h->kmsg, h->old.id.major, h->old.id.minor,
+				   h->dev->table.path);
+
+	complain("cannot resume %s: %s (%s)", shown(h->old.id.node),
+		 reason ? reason : "see dmesg", strerror(-err));
+	free(reason);
+}
+
+/*
+ * @err: how the change went. Not 0, TOLD perhaps: a table that was loaded is
+ * forgotten. Returns @err, or what went wrong here.
+ */
+int hold_end(struct hold *h, int err)
+{
+	const char *name = h->old.id.name;
+	int resumed = 0;
+
+	if (h->suspended) {
+		if (err)
+			dm_clear(name);
+		resumed = dm_resume(name);
+		if (resumed) {
+			complain_resume(h, resumed);
+			if (!load_old(h) && !dm_resume(name))
+				complain("%s is as it was before",
+					 shown(h->old.id.node));
+			else
+				complain("%s stays suspended; %s",
+					 shown(h->old.id.node),
+					 "mend its file, then dmlosetup --refresh");
+		}
+		h->seconds = now() - h->since;
+	}
+	guard_done(&h->guard);
+	munlockall();
+	messages_show();
+	if (h->kmsg >= 0)
+		close(h->kmsg);
+	dm_state_free(&h->old);
+	signals_release();
+	return err ? err : resumed ? TOLD : 0;
+}

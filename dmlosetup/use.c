@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Who uses a device: what is stacked on it, a mount, swap space. */
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+#include "dmlosetup.h"
+
+/* The first line of a file below /sys/dev/block/M:N/. */
+static char *sysfs_line(const char *path)
+{
+	char *line = NULL;
+	size_t room = 0;
+	FILE *f;
+
+	f = fopen(path, "re");
+	if (!f)
+		return NULL;
+	if (getline(&line, &room, f) <= 0) {
+		free(line);
+		line = NULL;
+	} else {
+		line[strcspn(line, "\n")] = '\0';
+	}
+	fclose(f);
+	return line;
+}
+
+/* "dm-3 (crypt-disk)", or NULL */
+static char *holder(const struct loop_device *dev)
+{
+	char *path = xasprintf("/sys/dev/block/%u:%u/holders",
+			       dev->id.major, dev->id.minor);
+	char *found = NULL, *file, *name;
+	struct dirent *entry;
+	DIR *dir = opendir(path);
+
+	while (dir && !found && (entry = readdir(dir))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		file = xasprintf("%s/%s/dm/name", path, entry->d_name);
+		name = sysfs_line(file);
+		if (name)
+			found = xasprintf("%s (%s) is on top of it",
+					  entry->d_name, shown(name));
+		else
+			found = xasprintf("%s is on top of it", entry->d_name);
+		free(name);
+		free(file);
+	}
+	if (dir)
+		closedir(dir);
+	free(path);
+	return found;
+}
+
+/* mountinfo writes a blank as \040 */
+static void unescape_octal(char *s)
+{
+	char *out = s;
+
+	for (; *s; s++) {
+		if (s[0] == '\\' && s[1] >= '0' && s[1] <= '3' &&
+		    s[2] >= '0' && s[2] <= '7' && s[3] >= '0' && s[3] <= '7') {
+			*out++ = (s[1] - '0') << 6 | (s[2] - '0') << 3 |
+				 (s[3] - '0');
+			s += 3;
+		} else {
+			*out++ = *s;
+		}
+	}
+	*out = '\0';
+}
+
+static bool is_device(const char *node, const struct loop_device *dev)
+{
+	struct stat st;
+
+	return node[0] == '/' && !stat(node, &st) && S_ISBLK(st.st_mode) &&
+	       st.st_rdev == makedev(dev->id.major, dev->id.minor);
+}
+
+/* Where the device is mounted, or NULL; the caller frees it. */
+char *device_mountpoint(const struct loop_device *dev)
+{
+	char *line = NULL, *found = NULL, *where, *tail, *save, *source;
+	unsigned int major, minor;
+	size_t room = 0;
+	int at = 0;
+	FILE *f;
+
+	f = fopen("/proc/self/mountinfo", "re");
+	if (!f)
+		return NULL;
+	while (!found && getline(&line, &room, f) > 0) {
+		if (sscanf(line, "%*u %*u %u:%u %*s %n", &major, &minor, &at) < 2)
+			continue;
+		/* btrfs has a device number of its own: ask for the source */
+		tail = strstr(line, " - ");
+		source = NULL;
+		if (tail && strtok_r(tail + 3, " ", &save))
+			source = strtok_r(NULL, " ", &save);
+		if (source)
+			unescape_octal(source);
+		if ((major != dev->id.major || minor != dev->id.minor) &&
+		    !(source && is_device(source, dev)))
+			continue;
+		where = line + at;
+		where[strcspn(where, " ")] = '\0';
+		unescape_octal(where);
+		found = xstrdup(where);
+	}
+	free(line);
+	fclose(f);
+	return found;
+}
+
+static char *swap_space(const struct loop_device *dev)
+{
+	char *line = NULL, *found = NULL;
+	size_t room = 0;
+	FILE *f;
+
+	f = fopen("/proc/swaps", "re");
+	if (!f)
+		return NULL;
+	while (!found && getline(&line, &room, f) > 0) {
+		line[strcspn(line, " \t\n")] = '\0';
+		unescape_octal(line);
+		if (is_device(line, dev))
+			found = xstrdup("it is used as swap space");
+	}
+	free(line);
+	fclose(f);
+	return found;
+}
+
+/* "it is mounted on /mnt", or NULL; the caller frees it. */
+char *device_user(const struct loop_device *dev)
+{
+	char *who = holder(dev);
+	char *where;
+
+	if (who)
+		return who;
+	where = device_mountpoint(dev);
+	if (!where)
+		return swap_space(dev);
+	who = xasprintf("it is mounted on %s", shown(where));
+	free(where);
+	return who;
+}

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
+# DESCRIPTION: dmlosetup resizes, refreshes, clones and verifies a device in use
+# TIMEOUT: 600
+
+size()
+{
+	blockdev --getsize64 /dev/mapper/disk
+}
+
+change()
+{
+	local fs=$1 dir=$2
+	cd "$dir"
+	dmlosetup --prepare image --size 32M
+	dmlosetup disk image
+	same "verify" "$(dmlosetup --verify disk)" "/dev/mapper/disk: ok 1"
+	mkfs.ext4 -q /dev/mapper/disk
+	mkdir -p /mnt/inner
+	mount /dev/mapper/disk /mnt/inner
+	random_bytes 3000000 >/mnt/inner/data
+
+	note "grow, mounted"
+	dmlosetup -c disk --size 64M
+	same "the device" "$(size)" $((64 << 20))
+	same "the file" "$(stat -c %s image)" $((64 << 20))
+	resize2fs /dev/mapper/disk 2>/dev/null
+	dmlosetup --verify disk
+
+	note "shrink"
+	fails "would become smaller" dmlosetup -c disk --size 40M
+	fails "the ext4 on it has" dmlosetup -c disk --size 40M --shrink
+	same "the file stays" "$(stat -c %s image)" $((64 << 20))
+	umount /mnt/inner
+	e2fsck -fy /dev/mapper/disk >/dev/null 2>&1 || true
+	resize2fs /dev/mapper/disk 40M 2>/dev/null
+	dmlosetup -c disk --size 40M --shrink
+	same "the device" "$(size)" $((40 << 20))
+	same "the file" "$(stat -c %s image)" $((40 << 20))
+	check "the filesystem" e2fsck -fn /dev/mapper/disk
+	mount /dev/mapper/disk /mnt/inner
+
+	note "refresh"
+	dmlosetup --refresh disk
+	dmsetup suspend disk
+	fails "it is suspended" dmlosetup -c disk
+	dmlosetup --refresh disk
+	same "resumed" "$(dmsetup info -c --noheadings -o suspended disk)" Active
+
+	note "snapshot"
+	matches "how it was made" "$(dmlosetup --snapshot disk clone)" \
+		"^clone: $([ "$fs" = xfs ] && echo clone || echo copy) of .*suspended for [0-9.]+ ms"
+	check "it is clean" e2fsck -fn clone
+	fails "File exists" dmlosetup --snapshot disk clone
+	fails "onto /dev/mapper/disk itself" dmlosetup --snapshot disk /mnt/inner/clone
+	check "none is left" test ! -e /mnt/inner/clone
+	fails "No such file" dmlosetup --snapshot disk nowhere/clone
+
+	note "several devices on a file"
+	umount /mnt/inner
+	dmlosetup -d disk
+	dmlosetup disk image --sizelimit 1M
+	dmlosetup other image -o 1M
+	fails "in use by another device" dmlosetup -c disk
+	fails "uses the file" dmlosetup -c disk --size 80M
+	dmlosetup -d other
+	dmlosetup -c disk
+	same "as large as the file" "$(size)" $((40 << 20))
+	[ "$fs" = xfs ] || fails EFBIG dmlosetup -c disk --size 4000P
+	same "the file stays" "$(stat -c %s image)" $((40 << 20))
+	dmlosetup -D
+
+	note "no room"
+	rm -f clone image
+	dmlosetup --prepare image --size 8M
+	dmlosetup disk image
+	fails ENOSPC dmlosetup -c disk --size 100G
+	same "the file stays" "$(stat -c %s image)" $((8 << 20))
+	same "the device stays" "$(size)" $((8 << 20))
+	same "it is in use" "$(dmsetup info -c --noheadings -o suspended disk)" Active
+	dmlosetup -D
+
+	note "mapped"
+	dmlosetup --mapped disk image
+	dmlosetup -c disk --size 12M
+	same "all of it is mapped" "$(status_field disk mapped)" $((12 << 11))
+	dmlosetup -D
+	cd /
+}
+
+wait_guard()
+{
+	local _
+	for _ in {1..100}; do
+		pgrep dmloop-guard >/dev/null || return 0
+		sleep 0.1
+	done
+	fail "the guard does not end"
+}
+
+# usable TEXT: after whatever happened the device must do I/O
+usable()
+{
+	wait_guard
+	same "$1" "$(dmsetup info -c --noheadings -o suspended,tables_loaded disk)" Active:Live
+	timeout 20 dd if=/dev/zero of=/dev/mapper/disk bs=4k count=1 oflag=direct status=none ||
+		fail "$1: no I/O"
+}
+
+# Killed before each of its ioctls, before each change of a file, and so at each step.
+kill_each()
+{
+	local what=$1 n status call
+	shift
+	for call in ioctl ftruncate fallocate openat; do
+		for ((n = 1; n < 60; n++)); do
+			status=0
+			"$@" "$n" strace -qq -o /dev/null -e "trace=$call" \
+				-e "inject=$call:signal=KILL:when=$n" || status=$?
+			usable "$what, killed before $call $n"
+			# it came to its end: there is no such call
+			[ "$status" = 137 ] || break
+		done
+		note "$what: $((n - 1)) times killed before $call"
+	done
+}
+
+do_refresh()
+{
+	shift
+	"$@" dmlosetup --refresh disk >/dev/null 2>&1
+}
+
+do_grow()
+{
+	local n=$1
+	shift
+	total=$((total + 65536))
+	"$@" dmlosetup -c disk --size $total >/dev/null 2>&1
+}
+
+do_snapshot()
+{
+	rm -f clone
+	shift
+	"$@" dmlosetup --snapshot disk clone >/dev/null 2>&1
+}
+
+killed()
+{
+	local dir=$2 pid
+	cd "$dir"
+	dmlosetup --prepare image --size 4M
+	total=$((4 << 20))
+	dmlosetup disk image
+	kill_each "--refresh" do_refresh
+	kill_each "-c" do_grow
+	kill_each "--snapshot" do_snapshot
+
+	note "the guard is killed, and the command goes on"
+	strace -qq -o /dev/null -e trace=ioctl -e inject=ioctl:delay_exit=200000 \
+		dmlosetup --refresh disk &
+	pid=$!
+	for _ in {1..100}; do
+		pkill -KILL dmloop-guard && break
+		sleep 0.05
+	done
+	wait "$pid" || true
+	usable "without its guard"
+
+	note "the process group is killed"
+	setsid strace -qq -o /dev/null -e trace=ioctl -e inject=ioctl:delay_exit=300000 \
+		dmlosetup --refresh disk &
+	pid=$!
+	for _ in {1..200}; do
+		[ "$(dmsetup info -c --noheadings -o suspended disk)" = Active ] || break
+		sleep 0.05
+	done
+	kill -KILL -- "-$pid"
+	wait "$pid" 2>/dev/null || true
+	pkill -KILL -x dmlosetup || true
+	usable "the group is gone"
+	dmlosetup -D
+	cd /
+}
+
+for_each_fs change
+for_each_fs killed xfs
