@@ -12,6 +12,8 @@ clock=${DMLOOP_BENCH_CLOCK:?}
 rounds=${DMLOOP_BENCH_ROUNDS:-3}
 dir=/mnt/bench
 image=$dir/image
+# All devices have the same; in file mode they are ordinary ones of 512 bytes.
+sector=4096
 attached=
 mounted=
 mkdir -p "$dir"
@@ -29,18 +31,18 @@ null_disks()
 {
 	local n=$1 gib=$2 i
 	shift 2
-	modprobe null_blk nr_devices="$n" gb="$gib" memory_backed=1 queue_mode=2 irqmode=0 "$@"
+	modprobe null_blk nr_devices="$n" gb="$gib" bs=$sector memory_backed=1 queue_mode=2 irqmode=0 "$@"
 	for ((i = 0; i < n; i++)); do
 		check_device "/dev/nullb$i"
 		dd if=/dev/zero of="/dev/nullb$i" bs=1M oflag=direct status=none count=$((gib * 1024))
 	done
 }
 
-# It must be a device, or fio makes a file of that name. All have the same sectors.
+# It must be a device, or fio makes a file of that name.
 check_device()
 {
 	[ -b "$1" ] || fail "$1 is no block device"
-	[ "$(blockdev --getss "$1")" = 512 ] || fail "$1 has sectors of $(blockdev --getss "$1")"
+	[ "$(blockdev --getss "$1")" = $sector ] || fail "$1 has sectors of $(blockdev --getss "$1")"
 }
 
 # new_fs TYPE [DEVICE]: a new filesystem in $dir. No discard: it would take the pages of null_blk away.
@@ -48,6 +50,10 @@ new_fs()
 {
 	local options=()
 	[ -z "$mounted" ] || umount "$dir"
+	case $1 in
+	ext4 | xfs) sector=4096 ;;
+	*) sector=512 ;;
+	esac
 	case $1 in
 	tmpfs)
 		mount -t tmpfs -o size=1G tmpfs "$dir"
@@ -105,7 +111,7 @@ attach()
 		;;
 	loop | loop-dio)
 		[ "$1" = loop ] || dio=on
-		dev=$(losetup --sector-size 512 --direct-io=$dio -f --show "$image")
+		dev=$(losetup --sector-size $sector --direct-io=$dio -f --show "$image")
 		# Where the file cannot do it, the driver does not complain.
 		case $dio$(<"/sys/block/${dev##*/}/loop/dio") in
 		off0 | on1) ;;
