@@ -104,7 +104,11 @@ int hold_begin(struct hold *h, const struct loop_device *dev)
 		err = suspend(h);
 	if (!err)
 		return 0;
-	complain_errno(err, "cannot suspend %s", shown(dev->id.node));
+	if (err == -ECHILD)
+		complain("nothing is changed on %s: the guard process was killed",
+			 shown(dev->id.node));
+	else
+		complain_errno(err, "cannot suspend %s", shown(dev->id.node));
 	return hold_end(h, TOLD);
 }
 

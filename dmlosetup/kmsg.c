@@ -7,7 +7,8 @@
  *	dm-loop: <file>: <why> (-16)
  *
  * The second is looked for by the file, the first by the device number, so
- * that two commands at once do not read each other's words.
+ * that two commands at once do not read each other's words. Failing both, a
+ * line of device-mapper that names neither is better than none.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -88,10 +89,12 @@ char *kmsg_reason(int fd, unsigned int major, unsigned int minor,
 		  const char *path)
 {
 	char *table, *file, *text, *reason = NULL;
-	bool from_file = false;
+	/* how well it is known to be ours: 1, 2 by the device, 3 by the file */
+	int known = 0;
 	const char *why;
 	char record[8192];
 	ssize_t len;
+	int rank;
 
 	if (fd < 0)
 		return NULL;
@@ -109,14 +112,20 @@ char *kmsg_reason(int fd, unsigned int major, unsigned int minor,
 		text = record_text(record);
 		if (!text)
 			continue;
+		rank = 3;
 		why = after(text, file);
-		if (!why && !from_file)
+		if (!why) {
+			rank = 2;
 			why = after(text, table);
-		else if (why)
-			from_file = true;
-		if (why) {
+		}
+		if (!why) {
+			rank = 1;
+			why = after(text, "device-mapper: ioctl: ");
+		}
+		if (why && rank >= known) {
 			free(reason);
 			reason = without_errno(why);
+			known = rank;
 		}
 	}
 	free(table);

@@ -143,6 +143,11 @@ static int take(const struct loop_device *dev, const char *file, int to)
 		return TOLD;
 	if (!err && fsync(to))
 		err = -errno;
+	if (err == -ETXTBSY) {
+		complain("cannot take a snapshot of %s: another device uses its file",
+			 shown(dev->id.node));
+		return TOLD;
+	}
 	if (err) {
 		complain_errno(err, "cannot write the snapshot %s", shown(file));
 		return TOLD;

@@ -258,6 +258,10 @@ static void test_kmsg(void)
 	static const char *const nothing[] = {
 		"6,1,5,-;loop: module loaded\n", NULL
 	};
+	static const char *const core[] = {
+		"3,1,5,-;device-mapper: ioctl: unable to set up device queue for new table.\n",
+		NULL
+	};
 	static const char *const table[] = {
 		"3,1,5,-;device-mapper: table: 253:6: loop: Other (-EBUSY)\n",
 		"3,2,5,-;device-mapper: table: 253:7: loop: Invalid offset (-EINVAL)\n SUBSYSTEM=x\n",
@@ -272,6 +276,8 @@ static void test_kmsg(void)
 	};
 
 	reason_is("no reason", nothing, "/x", NULL);
+	reason_is("of device-mapper", core, "/x",
+		  "unable to set up device queue for new table.");
 	reason_is("of the table", table, "/x", "Invalid offset");
 	reason_is("of the file", file, "/a\nb", "File is sparse (see docs)");
 	ok(!kmsg_reason(-1, 1, 1, "/x"), "unreadable log");

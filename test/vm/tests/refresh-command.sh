@@ -112,7 +112,7 @@ kill_each()
 {
 	local what=$1 n status call
 	shift
-	for call in ioctl ftruncate fallocate openat; do
+	for call in ioctl ftruncate fallocate; do
 		for ((n = 1; n < 60; n++)); do
 			status=0
 			"$@" "$n" strace -qq -o /dev/null -e "trace=$call" \
