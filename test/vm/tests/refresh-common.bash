@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# What the tests refresh-* have in common: I/O that goes on and on above a device, and
+# the steps of giving its file back. They source it:
+#	. "${BASH_SOURCE[0]%/*}/refresh-common.bash"
+
+: "${state:?is set by lib.sh}"
+
+# turn N COUNT: is it still the turn of number N of COUNT? With DMLOOP_SOAK=SECONDS the
+# test goes on for that long, whatever COUNT is.
+turn()
+{
+	if [ -n "${DMLOOP_SOAK:-}" ]; then
+		((SECONDS < DMLOOP_SOAK))
+	else
+		(($1 < $2))
+	fi
+}
+
+# within COMMAND...: it must not hang. A guest may be slow, but not that slow.
+within()
+{
+	local status=0
+	timeout -k 5 60 "$@" || status=$?
+	[ "$status" -lt 124 ] || fail "hangs: $*"
+	return "$status"
+}
+
+# soon TEXT COMMAND...: must be true within ten seconds.
+soon()
+{
+	local text=$1 try
+	shift
+	for ((try = 0; try < 100; try++)); do
+		if "$@"; then
+			printf 'ok: %s\n' "$text" >&2
+			return
+		fi
+		sleep 0.1
+	done
+	fail "$text: not after ten seconds ($*)"
+}
+
+# state_of NAME: Active or Suspended
+state_of()
+{
+	dmsetup info -c --noheadings -o suspended "$1"
+}
+
+# events NAME: how many events the device has had
+events()
+{
+	dmsetup info -c --noheadings -o events "$1"
+}
+
+# wakes NAME COMMAND...: the command, or what it sets off, is an event of the device
+wakes()
+{
+	local name=$1 number pid
+	shift
+	number=$(events "$name")
+	timeout 60 dmsetup wait "$name" "$number" >/dev/null &
+	pid=$!
+	sleep 0.1
+	"$@"
+	check "dmsetup wait wakes" wait "$pid"
+}
+
+# suspend NAME [OPTION...], resume NAME: and the mode that follows
+suspend()
+{
+	local name=$1
+	within dmsetup suspend "$@"
+	same "suspended${2:+ $2}" "$(status_field "$name" mode) $(status_field "$name" pin)" "released none"
+}
+
+resume()
+{
+	within dmsetup resume "$1"
+	table_is_right "$1"
+}
+
+# no_resume NAME REASON: the device stays suspended, the kernel log has the reason, and there is an event
+no_resume()
+{
+	wakes "$1" fails "cannot resume: $2" within dmsetup resume "$1"
+	same "it stays" "$(state_of "$1") $(status_field "$1" mode)" "Suspended released"
+}
+
+# table_is_right NAME: the extent table and the filesystem agree, target by target
+table_is_right()
+{
+	local start answer
+	while read -r start; do
+		answer=$(within dmsetup message "$1" "$start" check)
+		case $answer in
+		'ok '* | file) ;;
+		*) fail "$1: table and file are not the same: $answer" ;;
+		esac
+	done < <(dmsetup table "$1" | awk '$3 == "loop" { print $1 }')
+}
+
+# places FILE: where its blocks are, one word
+places()
+{
+	sync "$1"
+	filefrag -v "$1" | awk '/^ *[0-9]+:/ { print $2, $4, $6 }' | sha256sum | cut -c 1-16
+}
+
+# move_blocks FILE: its first 4 MiB get new blocks
+move_blocks()
+{
+	dd if="$1" of="$1.part" bs=1M count=4 status=none
+	fallocate -p -o 0 -l 4M "$1"
+	fallocate -l 4M "$1.between"
+	dd if="$1.part" of="$1" bs=1M conv=notrunc,fsync status=none
+	rm "$1.part" "$1.between"
+}
+
+# fill_up FOLDER: so that its filesystem is full; FOLDER/full.* are to be removed
+fill_up()
+{
+	local size n=0
+	for size in 512M 64M 8M 1M 64K 4K; do
+		while fallocate -l "$size" "$1/full.$((n++))" 2>/dev/null; do
+			:
+		done
+	done
+	sync -f "$1"
+	# What was freed meanwhile
+	while fallocate -l 4K "$1/full.$((n++))" 2>/dev/null; do
+		:
+	done
+}
+
+# reload NAME FILE [OFFSET [OPTIONS]]: load a new table, which the next resume takes
+reload()
+{
+	local name=$1
+	shift
+	within dmsetup load "$name" --table "$(loop_table "$@")"
+}
+
+# ------------------------------------------------------- I/O that goes on above --
+
+# A device or a file of zeroes is written at random, and each read is compared.
+# writer_start TARGET BYTES [PACE]; writer_goes_on; writer_stop: ends it, and looks at every byte
+writer_start()
+{
+	writer_target=$1 writer_bytes=$2 writer_log=$state/instants.$((++writer_number))
+	instants run "$1" "$2" 2 "$writer_log" "$RANDOM" "${3:-2000}" &
+	writer_pid=$!
+	soon "the writer writes" writer_wrote 2
+}
+writer_number=0
+
+# writer_wrote N: has it written so much?
+writer_wrote()
+{
+	kill -0 "$writer_pid" || fail "the writer has ended"
+	[ -s "$writer_log" ] && [ "$(instants count "$writer_log")" -ge "$1" ]
+}
+
+writer_goes_on()
+{
+	local n
+	n=$(instants count "$writer_log")
+	soon "the writer goes on" writer_wrote $((n + 4))
+}
+
+writer_stop()
+{
+	kill "$writer_pid"
+	check "the writer saw nothing wrong" wait "$writer_pid"
+	note "$(instants count "$writer_log") writes"
+	check "every byte of it is right" instants check "$writer_target" "$writer_bytes" "$writer_log" last >/dev/null
+	rm "$writer_log"
+}
+
+# Files come, go, and are compared, through the page cache of a filesystem.
+# churn_start FOLDER; churn_goes_on; churn_stop: ends it, and looks at every file
+churn_start()
+{
+	churn_dir=$1/churn
+	mkdir "$churn_dir"
+	echo 0 >"$state/churn"
+	churn "$churn_dir" "$RANDOM" &
+	churn_pid=$!
+}
+
+churn()
+{
+	local dir=$1 key=$2 n f
+	trap 'exit 0' TERM
+	for ((n = 0; ; n++)); do
+		f=$dir/$((n % 16))
+		if [ -e "$f" ]; then
+			pattern check $((key + n - 16)) 0 $((n % 7 * 40000 + 8)) <"$f" || fail "churn: $f"
+		fi
+		# A file appears with its whole content or not at all
+		pattern write $((key + n)) 0 $(((n + 16) % 7 * 40000 + 8)) >"$dir/new"
+		mv "$dir/new" "$f"
+		[ $((n % 5)) != 0 ] || sync -f "$f"
+		echo "$n" >"$state/churn.new"
+		mv "$state/churn.new" "$state/churn"
+	done
+}
+
+churned()
+{
+	kill -0 "$churn_pid" || fail "the churn has ended"
+	[ "$(<"$state/churn")" -ge "$1" ]
+}
+
+churn_goes_on()
+{
+	soon "the churn goes on" churned $(($(<"$state/churn") + 2))
+}
+
+churn_stop()
+{
+	kill "$churn_pid"
+	check "the churn saw nothing wrong" wait "$churn_pid"
+	note "$(<"$state/churn") files"
+}
+
+# --------------------------------------------------- a filesystem on the device --
+
+# inner_mount TYPE DEV [SIZE [DATA MIB]]: make it and mount it; the folder is in $inner
+inner_mount()
+{
+	inner=/mnt/inner inner_dev=$2 inner_type=$1
+	wipefs -q -a "$2"
+	case $1 in
+	ext*) mkfs."$1" -q -F "$2" ${3:+"$3"} ;;
+	xfs) mkfs.xfs -q -f -K ${3:+-d size="$3"} "$2" ;;
+	esac
+	mkdir -p "$inner"
+	mount "$2" "$inner"
+	pattern write 77 0 $((3 << 20)) >"$inner/kept"
+	dd if=/dev/zero of="$inner/data" bs=1M count="${4:-8}" conv=fsync status=none
+}
+
+# inner_check [DEV]: unmount, and look at it with its own fsck
+inner_check()
+{
+	umount "$inner"
+	case $inner_type in
+	ext*) check "e2fsck finds nothing" e2fsck -fn "$inner_dev" >"$state/fsck" 2>&1 || fail "$(cat "$state/fsck")" ;;
+	xfs) check "xfs_repair finds nothing" xfs_repair -n "$inner_dev" >"$state/fsck" 2>&1 || fail "$(cat "$state/fsck")" ;;
+	esac
+	mount -o ro "$inner_dev" "$inner"
+	check "a file from the beginning is right" pattern check 77 0 $((3 << 20)) <"$inner/kept"
+	umount "$inner"
+}

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DRAFT: not yet seen green from start to end on all kernels
+# DESCRIPTION: dmsetup wait wakes for what somebody must see to, and udev follows a device that grows or gets another file
+# TIMEOUT: 200
+
+# shellcheck source=test/vm/tests/refresh-common.bash
+. "${BASH_SOURCE[0]%/*}/refresh-common.bash"
+
+write_fails()
+{
+	fails "$1" dd if=/dev/zero of=/dev/mapper/disk bs=64K seek="$2" count=1 oflag=direct status=none
+}
+
+full()
+{
+	local dir=$2 image=$2/image
+	truncate -s 16M "$image"
+	loop_dev disk "$image" >/dev/null
+	dd if=/dev/zero of=/dev/mapper/disk bs=1M count=4 oflag=direct status=none
+	fill_up "$dir"
+	wakes disk write_fails ENOSPC 200
+	wakes disk write_fails ENOSPC 210
+	same "it is counted" "$(($(status_field disk nospc) >= 2))" 1
+	same "nobody waits for nothing" "$(quiet)" quiet
+	rm "$dir"/full.*
+	sync -f "$dir"
+	check "then there is space" dd if=/dev/zero of=/dev/mapper/disk bs=1M count=16 oflag=direct status=none
+	same "and no event" "$(quiet)" quiet
+	within dmsetup suspend disk
+	truncate -s 15M "$image"
+	no_resume disk "File is shorter than the table says"
+	truncate -s 16M "$image"
+	within dmsetup resume disk
+	within dmsetup remove disk
+	rm "$image"
+}
+
+# Is there no event for half a second, whatever is written?
+quiet()
+{
+	local number
+	number=$(events disk)
+	timeout 1 dmsetup wait disk "$number" >/dev/null &
+	dd if=/dev/zero of=/dev/mapper/disk bs=64K count=4 oflag=direct,dsync status=none
+	if wait $!; then echo event; else echo quiet; fi
+}
+
+break_ext4() { echo 1 >"/sys/fs/ext4/$(basename "$(findmnt -n -o SOURCE "$1")")/trigger_fs_error"; }
+break_xfs() { xfs_io -x -c shutdown "$1"; }
+
+writes_until_refused()
+{
+	local n
+	for ((n = 0; n < 50; n++)); do
+		dd if=/dev/zero of=/dev/mapper/disk bs=64K count=1 oflag=direct status=none 2>/dev/null || return 0
+		sleep 0.1
+	done
+	fail "the filesystem takes no writes, the device does"
+}
+
+# A filesystem that found an error in itself takes no writes any more.
+broken()
+{
+	local fs=$1 dir=$2 image=$2/image
+	mount -o remount,errors=remount-ro "$dir" 2>/dev/null || true
+	written_file "$image" $((8 << 20))
+	loop_dev disk "$image" >/dev/null
+	dd if=/dev/mapper/disk of="$state/before" bs=1M skip=1 count=4 iflag=direct status=none
+	"break_$fs" "$dir"
+	wakes disk writes_until_refused
+	write_fails EIO 10
+	check "it can be read" cmp "$state/before" <(dd if=/dev/mapper/disk bs=1M skip=1 count=4 iflag=direct status=none)
+	within dmsetup suspend disk
+	wakes disk fails 'cannot resume: .*(EIO|EROFS|error|read-only|sync|[(]-[0-9]+[)])' within dmsetup resume disk
+	within dmsetup remove disk
+}
+
+# The link, when udev has settled, leads to the device.
+leads_to()
+{
+	udevadm settle
+	same "$1" "$(readlink -f "$1")" "$(readlink -f "$2")"
+}
+
+# uevents COMMAND...: the actions that udev saw of dm devices
+uevents()
+{
+	local pid
+	stdbuf -oL udevadm monitor --udev --subsystem-match=block >"$state/uevents" 2>/dev/null &
+	pid=$!
+	soon "the monitor runs" grep -q UDEV "$state/uevents"
+	"$@"
+	udevadm settle
+	sleep 0.3
+	kill "$pid"
+	wait "$pid" || true
+	awk -v dev="/$(basename "$(readlink -f /dev/mapper/disk)") " '$1 == "UDEV" && /^UDEV *\[/ && index($0, dev) { print $3 }' "$state/uevents" | sort | uniq -c | awk '{ print $2 }' | paste -sd ' '
+}
+
+grow()
+{
+	within dmsetup suspend disk
+	truncate -s 64M "$1"
+	within dmsetup load disk --table "$(loop_table "$1")"
+	within dmsetup resume disk
+}
+
+replace()
+{
+	within dmsetup load disk --table "$(loop_table "$1")"
+	within dmsetup suspend disk
+	within dmsetup resume disk
+}
+
+with_udev()
+{
+	local dir=$2 a=$2/a b=$2/b node=/dev/mapper/disk
+	truncate -s 48M "$a" "$b"
+	mkfs.ext4 -q -F -L first "$a"
+	mkfs.ext4 -q -F -L second -U 00000000-1111-2222-3333-444444444444 "$b"
+	start_udev
+	loop_dev disk "$a" >/dev/null
+	leads_to /dev/disk/by-label/first "$node"
+	leads_to /dev/disk/by-id/dm-name-disk "$node"
+	matches "the node is udev's" "$(readlink "$node")" '^\.\./dm-[0-9]+$'
+
+	matches "a change when it has grown" " $(uevents grow "$a") " ' change '
+	same "size" "$(blockdev --getsize64 "$node")" $((64 << 20))
+	same "size in sysfs" "$(<"/sys/block/$(basename "$(readlink -f "$node")")/size")" $((128 << 10))
+	leads_to /dev/disk/by-label/first "$node"
+
+	matches "a change when the file is another" " $(uevents replace "$b") " ' change '
+	leads_to /dev/disk/by-label/second "$node"
+	leads_to /dev/disk/by-uuid/00000000-1111-2222-3333-444444444444 "$node"
+	check "the old link is gone" test ! -e /dev/disk/by-label/first
+	check "the old file is free" truncate -s 64M "$a"
+	fails ETXTBSY truncate -s 64M "$b"
+
+	note "a suspended device does not hang udev"
+	within dmsetup suspend disk
+	udevadm trigger --action=change "$(readlink -f "$node")"
+	check "settled" within udevadm settle --timeout=30
+	within dmsetup resume disk
+	leads_to /dev/disk/by-label/second "$node"
+	within dmsetup remove disk
+	udevadm settle
+	check "the links are gone" test ! -e /dev/disk/by-label/second
+	udevadm control --exit
+	# libdevmapper takes the socket for the daemon
+	rm -f /run/udev/control
+	export DM_DISABLE_UDEV=1
+}
+
+on_fs()
+{
+	note "full, on $1"
+	full "$@"
+	note "with udev, on $1"
+	with_udev "$@"
+	note "broken, on $1"
+	broken "$@"
+	# A filesystem that is shut down unmounts like any other
+	umount "$2"
+}
+for_each_fs on_fs ext4 xfs
