@@ -128,7 +128,7 @@ static int clone_held(const struct hold *h, const struct loop_device *dev,
 	return err ? err : hold_keep(h);
 }
 
-static int take(const struct loop_device *dev, const char *file, int to)
+static int write_clone(const struct loop_device *dev, const char *file, int to)
 {
 	bool copied = false;
 	struct hold h;
@@ -199,7 +199,7 @@ int do_snapshot(const struct options *opts)
 	}
 	if (!err) {
 		fd = new_file(devs, opts->file);
-		err = fd < 0 ? TOLD : take(devs, opts->file, fd);
+		err = fd < 0 ? TOLD : write_clone(devs, opts->file, fd);
 		if (fd >= 0)
 			close(fd);
 		if (fd >= 0 && err)
