@@ -223,7 +223,8 @@ make_fs()
 	f2fs) force=(-f) ;;
 	xfs) force=(-f -q -K) ;;
 	esac
-	wipefs -q -a "$dev"
+	# It says on stdout when it finds a partition table.
+	wipefs -q -a "$dev" >/dev/null
 	"mkfs.$type" "${force[@]}" "$@" "$dev" >"$state/mkfs.log" 2>&1 ||
 		fail "mkfs.$type $* $dev: $(cat "$state/mkfs.log")"
 }
@@ -312,7 +313,7 @@ escape()
 	for ((i = 0; i < ${#path}; i++)); do
 		c=${path:i:1}
 		# shellcheck disable=SC2101 # the class is in a set
-		[[ "$c" != [\\\#[:space:]$'\xa0'] ]] || printf -v c '\\%03o' "$(($(printf '%d' "'$c") & 255))"
+		[[ "$c" != [\\\#[:space:][:cntrl:]$'\xa0'] ]] || printf -v c '\\%03o' "$(($(printf '%d' "'$c") & 255))"
 		word+=$c
 	done
 	printf '%s\n' "$word"

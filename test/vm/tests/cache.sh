@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DESCRIPTION: who reads the backing file sees what the device has written; the times move
+# TIMEOUT: 180
+
+seed=
+random seed 1000000
+
+# changed FILE FORMAT OLD: the new value, when it is another (within two seconds)
+changed()
+{
+	local now i
+	for ((i = 0; i < 40; i++)); do
+		now=$(stat -c "$2" "$1")
+		if [ "$now" != "$3" ]; then
+			printf '%s\n' "$now"
+			return
+		fi
+		sleep 0.05
+	done
+	fail "$2 of $1 does not change"
+}
+
+# The nanoseconds in a time as stat prints it.
+ns()
+{
+	printf '%d\n' "$((10#${1/./}))"
+}
+
+write_one()
+{
+	dd if=/dev/zero of="$dev" bs=4k count=1 oflag=direct conv=notrunc status=none "$@"
+}
+
+times()
+{
+	local file=$1 atime m0 m1 c0 n start end i
+	# The second of a write before this is over, and its times are written.
+	sleep 1.3
+	m0=$(stat -c %.9Y "$file") c0=$(stat -c %.9Z "$file") atime=$(stat -c %.9X "$file")
+	digest "$dev" >/dev/null
+	sleep 0.2
+	same "mtime after a read" "$(stat -c %.9Y "$file")" "$m0"
+
+	start=$(date +%s.%N)
+	write_one
+	m1=$(changed "$file" %.9Y "$m0")
+	check "mtime moves at the first write" test "$(ns "$m1")" -gt $(($(ns "$start") - 10000000))
+	same "ctime moves with it" "$(changed "$file" %.9Z "$c0")" "$m1"
+
+	# At most once a second, and one for what is left behind.
+	n=$(status_field x times)
+	start=${EPOCHREALTIME/./}
+	for ((i = 0; i < 20 || ${EPOCHREALTIME/./} - start < 1300000; i++)); do
+		write_one
+	done
+	end=${EPOCHREALTIME/./}
+	n=$(($(status_field x times) - n))
+	check "$n updates in $((end - start)) us of writing" test "$n" -ge 1
+	check "not more than one a second" test "$n" -le $(((end - start) / 1000000 + 1))
+
+	# A flush does not wait for the second to be over; on a slow machine it may be over anyway.
+	for ((i = 0; i < 10; i++)); do
+		m0=$(stat -c %.9Y "$file")
+		write_one
+		m0=$(changed "$file" %.9Y "$m0")
+		write_one conv=notrunc,fsync
+		m1=$(changed "$file" %.9Y "$m0")
+		[ $(($(ns "$m1") - $(ns "$m0"))) -ge 900000000 ] || break
+	done
+	check "a flush moves the time" test $(($(ns "$m1") - $(ns "$m0"))) -lt 900000000
+
+	write_one
+	m0=$(changed "$file" %.9Y "$m1")
+	start=$(date +%s.%N)
+	write_one
+	dmsetup remove x
+	check "mtime is later than the last write" test "$(ns "$(stat -c %.9Y "$file")")" -gt $(($(ns "$start") - 10000000))
+	same "atime" "$(stat -c %.9X "$file")" "$atime"
+}
+
+cache()
+{
+	local file=$2/image
+	mount -o remount,noatime "$2"
+	written_file "$file" $((1 << 20))
+	dev=$(loop_dev x "$file")
+	note "all is written"
+	check "each write is seen" coherence "$dev" "$file" 100 "$seed"
+	check "pages were dropped" test "$(status_field x invalidates)" -gt 0
+	same "the data when nothing is cached" "$(drop_caches; digest "$file")" "$(digest "$dev")"
+	note "the times"
+	times "$file"
+
+	note "holes"
+	truncate -s 0 "$file"
+	truncate -s 1M "$file"
+	dev=$(loop_dev x "$file")
+	if [ "$1" = ext4 ]; then
+		check "each write is seen" coherence "$dev" "$file" 40 "$seed"
+	else
+		# What is filled is seen when it is committed: after a flush, or a second.
+		cat "$file" >/dev/null
+		pattern write "$seed" 0 65536 | dd of="$dev" bs=64K iflag=fullblock oflag=direct conv=notrunc,fsync status=none
+		check "seen after a flush" pattern check "$seed" 0 65536 <"$file"
+		cat "$file" >/dev/null
+		pattern write "$seed" 0 65536 | dd of="$dev" bs=64K seek=8 iflag=fullblock oflag=direct conv=notrunc status=none
+		for ((i = 0; i < 40; i++)); do
+			! pattern check "$seed" 0 65536 < <(tail -c +524289 "$file") || break
+			sleep 0.1
+		done
+		check "seen without one" pattern check "$seed" 0 65536 < <(tail -c +524289 "$file")
+		coherence "$dev" "$file" 20 "$seed" || true
+		sync "$dev"
+	fi
+	same "the data" "$(digest "$file")" "$(digest "$dev")"
+	same "the data when nothing is cached" "$(drop_caches; digest "$file")" "$(digest "$dev")"
+	dmsetup remove x
+}
+for_each_fs cache ext4 xfs

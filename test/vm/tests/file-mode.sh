@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DESCRIPTION: files that cannot be mapped work by file I/O; the option mapped refuses them
+# TIMEOUT: 400
+
+seed=
+random seed 1000000
+
+# by_file FILESYSTEM FILE REASON: use it, and compare
+by_file()
+{
+	local fs=$1 file=$2 loop
+	note "$fs: $file"
+	truncate -s 16M "$file"
+	fails "EOPNOTSUPP:loop: $3 \(-EOPNOTSUPP\)" dmsetup create x --table "$(loop_table "$file" 0 mapped)"
+	dev=$(loop_dev x "$file")
+	same "mode, filesystem" "$(status_field x mode) $(status_field x fstype)" "file $fs"
+	fails ETXTBSY truncate -s 0 "$file"
+	make_fs ext4 "$dev"
+	mkdir -p /mnt/top
+	mount "$dev" /mnt/top
+	pattern write "$seed" 0 $((1 << 20)) >/mnt/top/data
+	cp /mnt/top/data /mnt/top/copy
+	rm /mnt/top/data
+	fstrim /mnt/top || true
+	umount /mnt/top
+	check "all by file I/O" test "$(status_field x file_ios)" -gt 0
+	# suspend gives it back here too
+	dmsetup suspend x
+	check "it can be written" dd if=/dev/null of="$file" conv=notrunc status=none
+	dmsetup resume x
+	check "the filesystem in it" e2fsck -fn "$dev" >/dev/null 2>&1
+	was=$(digest "$dev")
+	dmsetup remove x
+	same "the data of the file" "$(digest "$file")" "$was"
+	loop=$(losetup -r -f --show "$file")
+	mount -o ro,noload "$loop" /mnt/top
+	check "the file in it" pattern check "$seed" 0 $((1 << 20)) </mnt/top/copy
+	umount /mnt/top
+	losetup -d "$loop"
+	# read-only
+	dev=$(loop_dev -r x "$file")
+	same "the data when it is only read" "$(digest "$dev")" "$was"
+	fails "" dd if=/dev/zero of="$dev" bs=4k count=1 oflag=direct
+	dmsetup remove x
+	rm "$file"
+}
+
+dir=$(mkfs_mount tmpfs)
+by_file tmpfs "$dir/image" "Filesystem cannot be mapped"
+
+dir=$(mkfs_mount btrfs)
+by_file btrfs "$dir/image" "Filesystem cannot be mapped"
+touch "$dir/nocow"
+chattr +C "$dir/nocow"
+by_file btrfs "$dir/nocow" "Filesystem cannot be mapped"
+cleanup_devices
+
+dir=$(mkfs_mount f2fs)
+by_file f2fs "$dir/image" "Filesystem cannot be mapped"
+cleanup_devices
+
+# With delayed allocation ext4 does not journal the data of single files.
+dir=$(mkfs_mount -o nodelalloc ext4 -O inline_data -I 1024)
+mkdir -p "$dir"/{lower,upper,work} /mnt/overlay
+mount -t overlay -o "lowerdir=$dir/lower,upperdir=$dir/upper,workdir=$dir/work" overlay /mnt/overlay
+by_file overlay /mnt/overlay/image "Filesystem cannot be mapped"
+umount /mnt/overlay
+
+touch "$dir/journalled"
+chattr +j "$dir/journalled"
+by_file ext4 "$dir/journalled" "File has journalled or inline data"
+
+note "inline data"
+pattern write "$seed" 0 512 >"$dir/inline"
+sync -f "$dir"
+matches "its data is inline" "$(filefrag -v "$dir/inline")" inline
+dev=$(loop_dev x "$dir/inline")
+same "mode" "$(status_field x mode)" file
+check "the data" pattern check "$seed" 0 512 <"$dev"
+pattern write $((seed + 1)) 0 512 | dd of="$dev" bs=512 oflag=direct iflag=fullblock conv=fsync status=none
+dmsetup remove x
+check "what was written" pattern check $((seed + 1)) 0 512 <"$dir/inline"
+umount "$dir"
+
+disk=$(disk 0)
+make_fs ext4 "$disk"
+mount -o data=journal "$disk" "$dir"
+by_file ext4 "$dir/image" "File has journalled or inline data"
+mount -o remount,ro "$dir"
+mount -o remount,rw "$dir"
+
+note nfs
+modprobe nfsd
+mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd
+mkdir -p /mnt/nfs /var/lib/nfs/v4recovery
+touch /var/lib/nfs/etab /var/lib/nfs/rmtab
+exportfs -o rw,no_root_squash,insecure,fsid=0 "127.0.0.1:$dir"
+rpc.mountd --foreground --no-nfs-version 3 &
+mountd=$!
+rpc.nfsd -N 3 2
+echo Y >/proc/fs/nfsd/v4_end_grace
+timeout 60 mount -t nfs4 -o vers=4.2 127.0.0.1:/ /mnt/nfs
+by_file nfs4 /mnt/nfs/image "Filesystem cannot be mapped"
+umount /mnt/nfs
+exportfs -ua
+rpc.nfsd 0
+kill "$mountd"
+wait "$mountd" || true
+check "nothing is left" umount "$dir"

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DESCRIPTION: no write reaches the disk while the filesystem below is frozen, and nobody hangs
+# TIMEOUT: 180
+
+# Sectors that were written or discarded on the disk.
+writes()
+{
+	awk '{ print $7 + $14 }' "/sys/block/${disk#/dev/}/stat"
+}
+
+# put KEY MIB: a MiB of a pattern, there
+put()
+{
+	pattern write "$1" 0 $((1 << 20)) | dd of="$dev" bs=1M seek="$2" iflag=fullblock oflag=direct conv=notrunc status=none
+}
+
+has()
+{
+	pattern check "$1" 0 $((1 << 20)) < <(dd if="$dev" bs=1M skip="$2" count=1 iflag=direct status=none)
+}
+
+# Frozen, with a write that waits.
+frozen_with_a_write()
+{
+	local dir=$1
+	fsfreeze -f "$dir"
+	put "$2" "$3" &
+	writer=$!
+	sleep 0.3
+	check "the write waits" kill -0 "$writer"
+}
+
+freeze()
+{
+	local file=$2/image before held
+	disk=$(findmnt -no SOURCE "$2")
+	written_file "$file" $((4 << 20))
+	truncate -s 8M "$file"
+	dev=$(loop_dev x "$file")
+	put 1 0
+
+	note "reads go on, writes wait"
+	fsfreeze -f "$2"
+	before=$(writes)
+	put 2 0 &
+	put 3 1 &
+	put 4 6 &
+	xfs_io -d -c "pwrite -q -V 1 -D 3m 4k" "$dev" &
+	sleep 1
+	check "what was there is read" has 1 0
+	same "what comes reads as before" "$(dd if="$dev" bs=1M skip=6 count=1 iflag=direct status=none | tr -d '\0' | wc -c)" 0
+	timeout 10 sync "$dev" || note "sync waits too"
+	same "sectors written on the disk" "$(writes)" "$before"
+	check "they are counted" test "$(status_field x held)" -gt 0
+	fsfreeze -u "$2"
+	wait
+	has 2 0
+	has 3 1
+	check "then they are done" has 4 6
+
+	# For itself, as a discard locks the node, so that lseek(2) waits too.
+	note "discard"
+	fsfreeze -f "$2"
+	before=$(writes)
+	blkdiscard -o 2M -l 1M "$dev" &
+	writer=$!
+	sleep 0.3
+	check "the discard waits" kill -0 "$writer"
+	same "sectors written on the disk" "$(writes)" "$before"
+	fsfreeze -u "$2"
+	wait "$writer"
+	check "then it is done" cmp -n $((1 << 20)) -i 2M:0 "$dev" /dev/zero
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+
+	note "suspend without flush"
+	frozen_with_a_write "$2" 5 1
+	before=$(writes)
+	check "suspend does not hang" timeout 20 dmsetup suspend --noflush x
+	check "the write still waits" kill -0 "$writer"
+	check "nor does resume" timeout 20 dmsetup resume x
+	sleep 0.2
+	same "sectors written on the disk" "$(writes)" "$before"
+	fsfreeze -u "$2"
+	wait "$writer"
+	check "then it is done" has 5 1
+
+	note "suspend with flush"
+	frozen_with_a_write "$2" 6 1
+	timeout 2 dmsetup suspend x || note "it gave up"
+	check "the write still waits" kill -0 "$writer"
+	fsfreeze -u "$2"
+	wait "$writer"
+	dmsetup resume x
+	check "then it is done" has 6 1
+
+	note "remove"
+	put 7 1
+	fsfreeze -f "$2"
+	check "remove does not hang" timeout 20 dmsetup remove x
+	check "the data is read from the file" pattern check 7 0 $((1 << 20)) < <(tail -c +1048577 "$file")
+	fsfreeze -u "$2"
+	for ((i = 0; i < 40; i++)); do
+		! dd if=/dev/null of="$file" conv=notrunc status=none 2>/dev/null || break
+		sleep 0.1
+	done
+	check "the file is free after the thaw" dd if=/dev/null of="$file" conv=notrunc status=none
+
+	note "remove by force, with a write that waits"
+	dev=$(loop_dev x "$file")
+	put 8 7
+	frozen_with_a_write "$2" 9 7
+	held=0
+	# Busy is right: the writer has it open, with another table by now.
+	timeout 20 dmsetup remove --force x || held=$?
+	check "it does not hang" test "$held" != 124
+	held=0
+	wait "$writer" || held=$?
+	check "the write failed" test "$held" != 0
+	dmsetup remove x 2>/dev/null || true
+	fsfreeze -u "$2"
+	for ((i = 0; i < 40; i++)); do
+		! dd if=/dev/null of="$file" conv=notrunc status=none 2>/dev/null || break
+		sleep 0.1
+	done
+	check "what was there stays" pattern check 8 0 $((1 << 20)) < <(tail -c +7340033 "$file")
+}
+for_each_fs freeze ext4 xfs
