@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DESCRIPTION: fio verifies random writes of 512 B to 1 MiB among trims, four jobs 32 deep, from an empty image on
+# TIMEOUT: 600
+# KERNELS: 6.12
+
+# shellcheck disable=SC2154 # state is set in lib.sh
+# With DMLOOP_SOAK as often as it fits into those seconds.
+begin=$SECONDS
+
+# Each job has a part of the device of its own, because a job knows only what it wrote
+# itself. Between them others trim; the parts do not end where blocks end.
+fio_jobs()
+{
+	local seed part=$((16 << 20)) used=$(((12 << 20) + 1536))
+	local common=(--filename=/dev/mapper/disk --direct=1 --ioengine=libaio --iodepth=32 --numjobs=4
+		--offset_increment="$part" --blockalign=512
+		--bssplit=512/20:1k/10:4k/25:12k/10:64k/15:256k/10:1M/10)
+	random seed $((1 << 30))
+	note "seed $seed"
+	check "fio" fio --group_reporting --randseed="$seed" --output="$state/fio.log" \
+		--name=write "${common[@]}" --size="$used" --rw=randrw --rwmixread=30 --fsync=64 \
+		--verify=crc32c --verify_fatal=1 --verify_backlog=64 \
+		--name=trim "${common[@]}" --offset="$used" --size=$((part - used)) --rw=randtrim
+	grep -E 'read:|write:|trim:' "$state/fio.log" >&2
+	dmsetup status disk >&2
+}
+
+load()
+{
+	local fs=$1 dir=$2 kind image
+	for kind in sparse fallocated; do
+		note "$fs, $kind"
+		image=$dir/$kind
+		case $kind in
+		sparse) truncate -s 64M "$image" ;;
+		fallocated) fallocate -l 64M "$image" ;;
+		esac
+		loop_dev disk "$image" >/dev/null
+		same "mode" "$(status_field disk mode)" mapped
+		fio_jobs
+		dmsetup remove disk
+		rm "$image"
+	done
+}
+
+for_each_fs load ext4 xfs
+while [ $((SECONDS - begin)) -lt "${DMLOOP_SOAK:-0}" ]; do
+	for_each_fs load ext4 xfs
+done
