@@ -4,33 +4,29 @@
 # Power cuts, for the tests crash-*. The host filesystem is on a small disk whose
 # writes are logged (dm-log-writes). Then the log is replayed up to a flush, and the
 # image must have all that was promised before that flush: see crash.c, replay.c.
+# shellcheck disable=SC2154 # state is set in lib.sh
 
 crash_disk_mib=64
 crash_image_mib=12
 crash_points=0
 
-# crash_slice NAME DISK START: a small disk, a part of a test disk, at that MiB.
-crash_slice()
-{
-	dmsetup create "$1" --table "0 $((crash_disk_mib << 11)) linear $(disk "$2") $(($3 << 11))"
-}
-
-# crash_begin FS [MKFS OPTIONS...]: a filesystem in /mnt/host, on a disk full of a pattern.
+# crash_begin FS [MKFS OPTIONS...]: a filesystem in /mnt/host, on a disk full of old data.
 crash_begin()
 {
 	crash_fs=$1
 	shift
-	crash_slice data 0 0
-	crash_slice base 2 0
-	crash_slice cow 2 "$crash_disk_mib"
-	pattern write 77 0 $((crash_disk_mib << 20)) | dd of=/dev/mapper/data bs=1M iflag=fullblock oflag=direct status=none
+	modprobe -r brd
+	# Three disks in memory: the host's, one to replay to, one for what a look changes.
+	modprobe brd rd_nr=3 rd_size=$((crash_disk_mib << 10))
+	(yes 'what was on the disk' || true) |
+		dd of=/dev/ram0 bs=1M count=$crash_disk_mib iflag=fullblock oflag=direct status=none
 	case $crash_fs in
-	ext4) make_fs ext4 /dev/mapper/data -E nodiscard -J size=4 "$@" ;;
+	ext4) make_fs ext4 /dev/ram0 -E nodiscard -J size=4 "$@" ;;
 	# Smaller than mkfs.xfs likes; quick to copy.
-	xfs) make_fs xfs /dev/mapper/data --unsupported -d agcount=2 "$@" ;;
+	xfs) make_fs xfs /dev/ram0 --unsupported -d agcount=2 "$@" ;;
 	esac
 	mkdir -p /mnt/host
-	mount /dev/mapper/data /mnt/host
+	mount /dev/ram0 /mnt/host
 }
 
 # crash_image KIND: /mnt/host/image, and for reflinked ones a clone of it.
@@ -57,8 +53,8 @@ crash_image()
 crash_log()
 {
 	umount /mnt/host
-	dd if=/dev/mapper/data of=/dev/mapper/base bs=1M iflag=direct oflag=direct status=none
-	dmsetup create log --table "0 $((crash_disk_mib << 11)) log-writes /dev/mapper/data $(disk 1)"
+	dd if=/dev/ram0 of=/dev/ram1 bs=1M iflag=direct oflag=direct status=none
+	dmsetup create log --table "0 $((crash_disk_mib << 11)) log-writes /dev/ram0 $(disk 1)"
 	mount /dev/mapper/log /mnt/host
 	dmsetup message log 0 mark begin
 }
@@ -102,7 +98,7 @@ crash_cut()
 # crash_replay COUNT: cut the power at that many places of the log.
 crash_replay()
 {
-	local count=$1 log pos=0 i n at next ack kind
+	local count=$1 log pos=0 i n at next ack kind some
 	local -a places picked
 	log=$(disk 1)
 	# Each place: entries up to it, entries up to the next place without that, promises made.
@@ -123,26 +119,18 @@ crash_replay()
 	done
 	for i in "${picked[@]}"; do
 		read -r at ack kind next <<<"${places[i]}"
-		replay apply "$log" /dev/mapper/base "$pos" "$at"
+		replay apply "$log" /dev/ram1 "$pos" "$at"
 		pos=$at
-		dmsetup create snap --table "0 $((crash_disk_mib << 11)) snapshot /dev/mapper/base /dev/mapper/cow N 8"
+		dmsetup create snap --table "0 $((crash_disk_mib << 11)) snapshot /dev/ram1 /dev/ram2 N 8"
 		# Of what the disk had in its cache, some may have arrived too.
-		random n 2
-		[ "$n" = 0 ] || replay some "$log" /dev/mapper/snap "$at" "$next" "$RANDOM"
+		random some 2
+		[ "$some" = 0 ] || replay some "$log" /dev/mapper/snap "$at" "$next" "$RANDOM"
 		crash_cut "$ack" ||
-			fail "power cut after $at entries ($kind$([ "$n" = 0 ] || echo ', and some')), $ack promises"
+			fail "power cut after $at entries ($kind$([ "$some" = 0 ] || echo ', and some')), $ack promises"
 		dmsetup remove snap
 		crash_points=$((crash_points + 1))
 	done
 	note "$count power cuts, $crash_points so far"
-}
-
-# crash_done: the next case begins with new disks.
-crash_done()
-{
-	dmsetup remove base
-	dmsetup remove cow
-	dmsetup remove data
 }
 
 # crash_case FS KIND OPS CUTS [OPTIONS OF THE TABLE...]
@@ -160,5 +148,5 @@ crash_case()
 	dmsetup status disk >&2
 	crash_end
 	crash_replay "$cuts"
-	crash_done
+	modprobe -r brd
 }

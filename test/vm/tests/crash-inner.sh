@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DESCRIPTION: power cuts under ext4 on a device on a file: both filesystems are whole, and so is what was synced
+# TIMEOUT: 900
+# KERNELS: 6.12
+
+# shellcheck source=test/vm/tests/crash-common.bash
+. /dmloop/vm/tests/crash-common.bash
+
+# The file that was written to lies in the image.
+crash_look()
+{
+	local node status=0
+	node=$(losetup -f --show /mnt/host/image) || return
+	mount "$node" /mnt/inner || return
+	crash check /mnt/inner/file "$state/trace" "$1" || status=1
+	umount /mnt/inner || return
+	e2fsck -fn "$node" >"$state/fsck-inner" 2>&1 || { status=1; cat "$state/fsck-inner"; }
+	losetup -d "$node" || return
+	return $status
+}
+
+crash_inner()
+{
+	local fs=$1 seed
+	note "ext4 on $fs"
+	mkdir -p /mnt/inner
+	crash_begin "$fs"
+	crash_image sparse
+	loop_dev disk /mnt/host/image >/dev/null
+	make_fs ext4 /dev/mapper/disk -J size=1 -E nodiscard
+	dmsetup remove disk
+	crash_log
+	loop_dev disk /mnt/host/image >/dev/null
+	mount /dev/mapper/disk /mnt/inner
+	truncate -s 6M /mnt/inner/file
+	sync -f /mnt/inner
+	random seed $((1 << 30))
+	dmsetup message log 0 mark begin
+	crash write /mnt/inner/file "$state/trace" "$seed" 240 log >&2
+	umount /mnt/inner
+	dmsetup status disk >&2
+	dmsetup remove disk
+	check "all that was written" crash_look all
+	umount /mnt/host
+	dmsetup remove log
+	crash_replay 20
+	modprobe -r brd
+}
+
+crash_inner ext4
+crash_inner xfs
