@@ -25,6 +25,10 @@ static inline void dm_loop_file_limits(struct queue_limits *limits,
 						PAGE_SIZE));
 	limits->io_min = limits->physical_block_size;
 	limits->max_write_zeroes_sectors = UINT_MAX >> SECTOR_SHIFT;
+#ifdef HAVE_WZEROES_UNMAP
+	/* This or 0, says blk_validate_limits(); a punch does unmap. */
+	limits->max_hw_wzeroes_unmap_sectors = limits->max_write_zeroes_sectors;
+#endif
 }
 
 #endif
