@@ -173,7 +173,8 @@ static int add_extent(struct dm_loop_file *lf, struct dm_loop_builder *b,
 		return 0;
 	if (state != DM_LOOP_UNWRITTEN &&
 	    (!bmap_agrees(inode, fe->fe_logical, fe->fe_physical) ||
-	     !bmap_agrees(inode, fe->fe_logical + last, fe->fe_physical + last)))
+	     (last && !bmap_agrees(inode, fe->fe_logical + last,
+				   fe->fe_physical + last))))
 		return refuse(why, "FIEMAP and bmap do not agree on the file",
 			      -EOPNOTSUPP);
 	if ((phys + (end - start)) >> SECTOR_SHIFT > bdev_nr_sectors(lf->bdev))
@@ -558,6 +559,9 @@ static int pin(struct dm_loop_file *lf, const char **why)
 {
 	int r;
 
+	/* swapon has it open for writing; this says why. */
+	if (IS_SWAPFILE(lf->inode))
+		return refuse(why, "File is in use as swap", -EBUSY);
 	r = pin_writecount(lf);
 	if (r)
 		return refuse(why, "File is open for writing elsewhere", r);
