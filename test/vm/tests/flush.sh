@@ -22,6 +22,13 @@ flushed()
 	if [ "$wanted" = yes ]; then
 		check "a flush reaches the disk ($before, $after): $*" test "$after" -gt "$before"
 	else
+		# The journal of the filesystem flushes for itself, now and then.
+		for _ in 1 2 3; do
+			[ "$after" != "$before" ] || break
+			before=$(flushes)
+			"$@"
+			after=$(flushes)
+		done
 		same "no flush: $*" "$after" "$before"
 	fi
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
+# DRAFT: seen green on 6.12, before its last change
 # DESCRIPTION: fio verifies random writes of 512 B to 1 MiB among trims, four jobs 32 deep, from an empty image on
 # TIMEOUT: 600
 # KERNELS: 6.12

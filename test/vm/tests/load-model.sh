@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
+# DRAFT: seen green on 6.12, before its last change
 # DESCRIPTION: threads compare a device on a sparse image with a model of it, also while the file is read
 # TIMEOUT: 900
 # KERNELS: 6.12
