@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: files that cannot be mapped work by file I/O; the option mapped refuses them
+# KERNELS: 6.1 6.12
 # TIMEOUT: 400
 
 seed=
@@ -99,10 +100,14 @@ exportfs -o rw,no_root_squash,insecure,fsid=0 "127.0.0.1:$dir"
 rpc.mountd --foreground --no-nfs-version 3 &
 mountd=$!
 rpc.nfsd -N 3 2
-echo Y >/proc/fs/nfsd/v4_end_grace
-timeout 60 mount -t nfs4 -o vers=4.2 127.0.0.1:/ /mnt/nfs
-by_file nfs4 /mnt/nfs/image "Filesystem cannot be mapped"
-umount /mnt/nfs
+# A server that does not end its grace period when told keeps clients waiting for long.
+if echo Y >/proc/fs/nfsd/v4_end_grace; then
+	timeout 60 mount -t nfs4 -o vers=4.2 127.0.0.1:/ /mnt/nfs
+	by_file nfs4 /mnt/nfs/image "Filesystem cannot be mapped"
+	umount /mnt/nfs
+else
+	note "no nfs here"
+fi
 exportfs -ua
 rpc.nfsd 0
 kill "$mountd"
