@@ -23,7 +23,7 @@ run()
 	[ "$who" = file ] || check_device "$at"
 	drop_caches
 	measure "$case" "$who" "$3" "$at" --rw="$rw" --bs=4k --iodepth="${qd#qd}" --size=128M \
-		--io_size="$([ "$clock" = wall ] && echo 64M || echo 256M)"
+		--io_size="$([ "$clock" = wall ] && echo 64M || echo 128M)"
 	detach
 }
 
