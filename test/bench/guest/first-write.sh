@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 # DESCRIPTION: first writes to sparse and fallocated images, a rewritten range, file mode; against loop
-# MINUTES: 30
+# MINUTES: 60
 
 # shellcheck source=test/bench/guest/lib.sh
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 # DESCRIPTION: 4 KiB reads and writes where the image is mapped; against the raw disk, dm-linear, loop
-# MINUTES: 15
+# MINUTES: 40
 
 # shellcheck source=test/bench/guest/lib.sh
 . "$(dirname "$0")/lib.sh"
