@@ -3,7 +3,7 @@
  * dm-loop: the extent table of a backing file
  *
  * A sorted list without gaps of what the sectors of the file are: holes,
- * unwritten, mapped or shared blocks. Each bio asks it where to go, so a lookup
+ * unwritten, mapped or shared blocks, and so on. Each bio asks it where to go, so a lookup
  * takes no lock and allocates nothing. Each first write to a hole changes it,
  * so a change must not cost more when the list is long.
  *
@@ -46,10 +46,10 @@
 #define LEAF_MAX	248
 #define LEAF_MIN_PAIR	(LEAF_MAX / 2)
 
-#define STATE_BITS	2
+#define STATE_BITS	3
 #define STATE_MASK	((1U << STATE_BITS) - 1)
 
-/* @where: the device's sector in the upper 62 bits, the state in the lower two */
+/* @where: the device's sector in the upper 61 bits, the state in the lower three */
 struct dm_loop_extent {
 	u64 start;
 	u64 where;
@@ -82,7 +82,7 @@ static_assert(sizeof(struct dm_loop_leaf) +
 	      (LEAF_MAX + 1) * sizeof(struct dm_loop_extent) <= 4096);
 static_assert(sizeof(struct dm_loop_leaf) +
 	      (LEAF_MAX / 2 + 2) * sizeof(struct dm_loop_extent) <= 2048);
-static_assert(DM_LOOP_NR_STATES == 1 << STATE_BITS);
+static_assert(DM_LOOP_NR_STATES <= 1 << STATE_BITS);
 
 /*
  * The two searches return the last element that starts at or before @sector;
@@ -140,7 +140,7 @@ static struct dm_loop_extent pack_extent(const struct dm_loop_range *r)
 static bool make_range(struct dm_loop_range *r, sector_t start, sector_t len,
 		       enum dm_loop_state state, sector_t phys)
 {
-	if (state == DM_LOOP_HOLE)
+	if (!dm_loop_has_place(state))
 		phys = 0;
 	*r = (struct dm_loop_range) {
 		.start = start, .len = len, .phys = phys, .state = state,
@@ -156,7 +156,7 @@ static bool can_merge(const struct dm_loop_range *a,
 		      const struct dm_loop_range *b)
 {
 	return a->state == b->state &&
-	       (a->state == DM_LOOP_HOLE || a->phys + a->len == b->phys);
+	       (!dm_loop_has_place(a->state) || a->phys + a->len == b->phys);
 }
 
 /* Keep what lies below @end. */
@@ -172,7 +172,7 @@ static void cut_head(struct dm_loop_range *r, sector_t start)
 
 	r->start += cut;
 	r->len -= cut;
-	if (r->state != DM_LOOP_HOLE)
+	if (dm_loop_has_place(r->state))
 		r->phys += cut;
 }
 
@@ -593,7 +593,8 @@ static bool is_set(const struct dm_loop_root *root,
  * @start: first sector of the file
  * @len: number of sectors
  * @state: their new state
- * @phys: sector of the device where @start lies from now on; ignored for a hole
+ * @phys: sector of the device where @start lies from now on; ignored where
+ *	@state has no place
  * @gfp: how to allocate, see below
  *
  * Readers see the table before the change or after it, nothing in between. Those
@@ -718,7 +719,8 @@ static int builder_put_gap(struct dm_loop_builder *b, sector_t end)
  * @start: first sector of the file, not below the end of the range before
  * @len: number of sectors
  * @state: their state
- * @phys: sector of the device where @start lies; ignored for a hole
+ * @phys: sector of the device where @start lies; ignored where @state has no
+ *	place
  *
  * A gap before it becomes a hole. A range that continues the one before becomes
  * part of it. What lies beyond the size given to dm_loop_builder_init() is left

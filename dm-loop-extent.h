@@ -14,25 +14,32 @@ struct dm_loop_leaf;
 struct dm_loop_root;
 
 /*
- * The numbers are stored in two bits of each extent.
+ * The numbers are stored in three bits of each extent.  Those that name no
+ * sector of the device come first.
  */
 enum dm_loop_state {
 	DM_LOOP_HOLE,		/* no blocks */
+	DM_LOOP_FILLED,		/* blocks hold data; where was not asked yet */
 	DM_LOOP_UNWRITTEN,	/* blocks allocated, their content undefined */
 	DM_LOOP_MAPPED,		/* blocks hold data */
 	DM_LOOP_SHARED,		/* blocks hold data and belong to another file too */
 };
 
-#define DM_LOOP_NR_STATES	4
+#define DM_LOOP_NR_STATES	5
+
+static inline bool dm_loop_has_place(enum dm_loop_state state)
+{
+	return state > DM_LOOP_FILLED;
+}
 
 /* Sectors of the file and of the device are below this. */
-#define DM_LOOP_SECTOR_END	((sector_t)1 << 62)
+#define DM_LOOP_SECTOR_END	((sector_t)1 << 61)
 
 /**
  * struct dm_loop_range - a run of sectors of the file in one state
  * @start: first sector, counted from the start of the file
  * @len: number of sectors
- * @phys: sector of the device where @start lies, 0 for a hole
+ * @phys: sector of the device where @start lies, 0 where there is none
  * @state: the state of all its sectors
  */
 struct dm_loop_range {

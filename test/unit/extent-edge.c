@@ -5,6 +5,7 @@
 #include "table.h"
 
 #define H DM_LOOP_HOLE
+#define F DM_LOOP_FILLED
 #define U DM_LOOP_UNWRITTEN
 #define M DM_LOOP_MAPPED
 #define S DM_LOOP_SHARED
@@ -198,16 +199,16 @@ static void test_builder_refuses(void)
 	tap_ok(append(&b, 30, 0, M, 0) == -EINVAL, "build: refuses length 0");
 	tap_ok(append(&b, 19, 5, M, 0) == -EINVAL, "build: refuses overlap");
 	tap_ok(append(&b, 0, 5, M, 0) == -EINVAL, "build: refuses disorder");
-	tap_ok(append(&b, 30, 5, 4, 0) == -EINVAL,
+	tap_ok(append(&b, 30, 5, DM_LOOP_NR_STATES, 0) == -EINVAL,
 	       "build: refuses an unknown state");
 	tap_ok(append(&b, 30, 5, M, end - 4) == -EINVAL &&
 	       append(&b, 30, 5, M, U64_MAX) == -EINVAL,
-	       "build: refuses a place of more than 62 bits");
+	       "build: refuses a place of more than 61 bits");
 	tap_ok(append(&b, 30, end, M, 0) == -EINVAL &&
 	       append(&b, 30, U64_MAX, M, 0) == -EINVAL &&
 	       append(&b, end - 1, 2, M, 0) == -EINVAL &&
 	       append(&b, U64_MAX - 1, 2, M, 0) == -EINVAL,
-	       "build: refuses a sector of more than 62 bits");
+	       "build: refuses a sector of more than 61 bits");
 	tap_ok(!append(&b, 20, 5, M, 510) && !dm_loop_builder_finish(&b, &t) &&
 	       IS_TABLE(&t, { 0, 10, 0, H }, { 10, 15, 500, M },
 			{ 25, 75, 0, H }),
@@ -217,7 +218,7 @@ static void test_builder_refuses(void)
 	tap_ok(dm_loop_builder_finish(&b, &t) == -EINVAL &&
 	       IS_TABLE(&t, { 0, 10, 0, H }, { 10, 15, 500, M },
 			{ 25, 75, 0, H }),
-	       "build: refuses a size of more than 62 bits, keeps the old");
+	       "build: refuses a size of more than 61 bits, keeps the old");
 	dm_loop_extents_destroy(&t);
 	tap_ok(!check_table(&t), "build: nothing left of the refused");
 }
@@ -303,7 +304,7 @@ static void test_limits(void)
 	       set(&t, 0, 2, M, end - 1) == -EINVAL &&
 	       set(&t, 0, 2, M, U64_MAX - 1) == -EINVAL &&
 	       set(&t, 0, 0, M, 0) == -EINVAL &&
-	       set(&t, 0, 1, 4, 0) == -EINVAL &&
+	       set(&t, 0, 1, DM_LOOP_NR_STATES, 0) == -EINVAL &&
 	       set(&t, 0, 1, -1, 0) == -EINVAL,
 	       "limits: set refuses what is out of bounds");
 	tap_ok(!set(&t, 0, 2, H, U64_MAX) &&
@@ -315,6 +316,27 @@ static void test_limits(void)
 	       set(&t, 99, 2, M, 0) == -EINVAL && !set(&t, 99, 1, U, 0) &&
 	       IS_TABLE(&t, { 0, 99, 0, M }, { 99, 1, 0, U }),
 	       "limits: set refuses what is beyond the table");
+	dm_loop_extents_destroy(&t);
+}
+
+/* Blocks whose place nobody has asked for join, wherever they are. */
+static void test_filled(void)
+{
+	struct dm_loop_extents t = {};
+
+	TABLE(&t, 100, { 0, 100, 0, H });
+	tap_ok(!set(&t, 10, 10, F, 77) && !set(&t, 20, 10, F, 5) &&
+	       IS_TABLE(&t, { 0, 10, 0, H }, { 10, 20, 0, F },
+			{ 30, 70, 0, H }),
+	       "filled: neighbours join, and have no place");
+	tap_ok(!set(&t, 15, 5, M, 500) &&
+	       IS_TABLE(&t, { 0, 10, 0, H }, { 10, 5, 0, F },
+			{ 15, 5, 500, M }, { 20, 10, 0, F }, { 30, 70, 0, H }),
+	       "filled: found out in the middle");
+	tap_ok(!set(&t, 10, 5, M, 495) && !set(&t, 20, 10, M, 505) &&
+	       IS_TABLE(&t, { 0, 10, 0, H }, { 10, 20, 495, M },
+			{ 30, 70, 0, H }),
+	       "filled: found out, in one piece");
 	dm_loop_extents_destroy(&t);
 }
 
@@ -768,6 +790,7 @@ int main(void)
 	test_builder_abort();
 	test_lookup();
 	test_limits();
+	test_filled();
 	test_split();
 	test_merge();
 	test_merge_cut();

@@ -54,7 +54,7 @@ static struct call take_call(struct input *in)
 
 	c.start = take_number(in, MAX_SIZE);
 	c.len = take_number(in, how & 1 ? 3 : how & 2 ? 40 : MAX_SIZE);
-	c.state = how >> 2 & 3;
+	c.state = (how >> 2 & 7) % DM_LOOP_NR_STATES;
 	if (how >= 0xfc)
 		c.state = how;	/* no such state */
 	/* few places, so that neighbours often continue each other */
@@ -66,9 +66,9 @@ static struct call take_call(struct input *in)
 static bool is_valid(const struct call *c)
 {
 	const u64 end = DM_LOOP_SECTOR_END;
-	u64 phys = c->state == DM_LOOP_HOLE ? 0 : c->phys;
+	u64 phys = dm_loop_has_place(c->state) ? c->phys : 0;
 
-	return c->state < 4 && c->len && c->len <= end && c->start <= end &&
+	return c->state < DM_LOOP_NR_STATES && c->len && c->len <= end && c->start <= end &&
 	       phys <= end && c->start + c->len <= end && phys + c->len <= end;
 }
 

@@ -33,13 +33,13 @@ struct phase {
 };
 
 static const struct phase phases[] = {
-	{ "fragment", 1, 4, 1000 },
-	{ "mixed", 16, 4, 2 },
-	{ "long", 700, 4, 2 },
-	{ "fragment", 3, 4, 3 },
+	{ "fragment", 1, DM_LOOP_NR_STATES, 1000 },
+	{ "mixed", 16, DM_LOOP_NR_STATES, 2 },
+	{ "long", 700, DM_LOOP_NR_STATES, 2 },
+	{ "fragment", 3, DM_LOOP_NR_STATES, 3 },
 	{ "heal", 64, 2, 1 },
-	{ "fragment", 2, 4, 1000 },
-	{ "wipe", SIZE, 4, 1 },
+	{ "fragment", 2, DM_LOOP_NR_STATES, 1000 },
+	{ "wipe", SIZE, DM_LOOP_NR_STATES, 1 },
 };
 
 #define NR_PHASES ARRAY_SIZE(phases)

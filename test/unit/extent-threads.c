@@ -75,12 +75,12 @@ static bool is_possible(const struct dm_loop_range *r, u64 sector, u32 low,
 
 	if (sector < r->start || sector - r->start >= r->len)
 		return false;
-	if (r->state != DM_LOOP_HOLE)
+	if (dm_loop_has_place(r->state))
 		return nr >= low && nr <= high && covers(nr, sector) &&
 		       changes[nr].state == r->state &&
 		       r->phys + (sector - r->start) == place(nr, sector);
 	for (nr = low; nr <= high; nr++)
-		if (covers(nr, sector) && changes[nr].state == DM_LOOP_HOLE)
+		if (covers(nr, sector) && changes[nr].state == r->state)
 			return r->phys == 0;
 	return false;
 }

@@ -25,7 +25,7 @@ static void model_set(struct model *m, u64 start, u64 len,
 	for (i = 0; i < len; i++) {
 		m->sector[start + i].state = state;
 		m->sector[start + i].phys =
-			state == DM_LOOP_HOLE ? 0 : phys + i;
+			dm_loop_has_place(state) ? phys + i : 0;
 	}
 }
 
@@ -54,7 +54,7 @@ static struct dm_loop_range model_run(const struct model *m, u64 start)
 	for (; start + r.len < m->size; r.len++) {
 		if (m->sector[start + r.len].state != r.state)
 			break;
-		if (r.state != DM_LOOP_HOLE &&
+		if (dm_loop_has_place(r.state) &&
 		    m->sector[start + r.len].phys != r.phys + r.len)
 			break;
 	}

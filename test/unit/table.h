@@ -24,9 +24,9 @@ static const char *check_leaf(const struct dm_loop_leaf *leaf, u64 start,
 	for (i = 0; i < leaf->nr; i++) {
 		if (leaf->ext[i].start >= leaf->ext[i + 1].start)
 			return "not ascending";
-		if ((leaf->ext[i].where & STATE_MASK) == DM_LOOP_HOLE &&
+		if (!dm_loop_has_place(leaf->ext[i].where & STATE_MASK) &&
 		    leaf->ext[i].where >> STATE_BITS)
-			return "a hole with a place";
+			return "a place where there is none";
 	}
 	return NULL;
 }
