@@ -8,7 +8,7 @@
  * so a change must not cost more when the list is long.
  *
  * Hence two levels. The root is an array of leaves with the sector at which
- * each begins; a leaf is an array of extents that fits a page. Readers are
+ * each begins; a leaf is an array of some extents. Readers are
  * under RCU. A leaf never changes once it can be seen: an edited copy takes its
  * place in the root. As long as that copy covers the same sectors the root
  * stays, otherwise (leaves split, join, or several are touched) a new root
@@ -40,10 +40,12 @@
 #include "dm-loop-extent.h"
 
 /*
- * A full leaf with its sentinel fits 4096 bytes, and half a leaf, which a split
- * makes, 2048: the sizes in which kmalloc hands out memory.
+ * A full leaf with its sentinel fits 1024 bytes, and half a leaf, which a split
+ * makes, 512: the sizes in which kmalloc hands out memory.  A change copies a
+ * leaf, and kmalloc clears it before, so it must be small; it copies the root
+ * only when a leaf splits, so the root may be large.
  */
-#define LEAF_MAX	248
+#define LEAF_MAX	56
 #define LEAF_MIN_PAIR	(LEAF_MAX / 2)
 
 #define STATE_BITS	3
@@ -79,9 +81,9 @@ struct dm_loop_root {
 
 static_assert(sizeof(struct dm_loop_extent) == 16);
 static_assert(sizeof(struct dm_loop_leaf) +
-	      (LEAF_MAX + 1) * sizeof(struct dm_loop_extent) <= 4096);
+	      (LEAF_MAX + 1) * sizeof(struct dm_loop_extent) <= 1024);
 static_assert(sizeof(struct dm_loop_leaf) +
-	      (LEAF_MAX / 2 + 2) * sizeof(struct dm_loop_extent) <= 2048);
+	      (LEAF_MAX / 2 + 2) * sizeof(struct dm_loop_extent) <= 512);
 static_assert(DM_LOOP_NR_STATES <= 1 << STATE_BITS);
 
 /*
@@ -375,21 +377,40 @@ static void edit_new(struct dm_loop_edit *edit, const struct dm_loop_range *r)
 	edit->nr++;
 }
 
+/* To the extent before, which may be in another leaf; there must be one. */
+static void step_back(const struct dm_loop_root *root, struct dm_loop_pos *pos)
+{
+	if (pos->ext == pos->leaf->ext) {
+		pos->leaf = leaf_of(root, --pos->slot);
+		pos->ext = pos->leaf->ext + pos->leaf->nr;
+	}
+	pos->ext--;
+}
+
+static void step_forward(const struct dm_loop_root *root,
+			 struct dm_loop_pos *pos)
+{
+	if (++pos->ext == pos->leaf->ext + pos->leaf->nr) {
+		pos->leaf = leaf_of(root, ++pos->slot);
+		pos->ext = pos->leaf->ext;
+	}
+}
+
 /*
- * What lies before the new range @r: the extent that ends at it becomes part of
- * it if it can, even from another leaf. What is left of an extent that @r cuts
- * stays.
+ * What lies before the new range @r, which begins in the extent at @at: the
+ * extent that ends at it becomes part of it if it can, even from another leaf.
+ * What is left of an extent that @r cuts stays.
  */
 static void edit_before(struct dm_loop_edit *edit,
 			const struct dm_loop_root *root,
-			struct dm_loop_range *r)
+			struct dm_loop_range *r, struct dm_loop_pos at)
 {
-	struct dm_loop_pos at, prev;
+	struct dm_loop_pos prev = at;
 	struct dm_loop_range left;
 
-	find_pos(root, r->start, &at);
 	if (r->start) {
-		find_pos(root, r->start - 1, &prev);
+		if (at.ext->start == r->start)
+			step_back(root, &prev);
 		unpack_extent(prev.ext, &left);
 		cut_tail(&left, r->start);
 		if (can_merge(&left, r)) {
@@ -408,16 +429,19 @@ static void edit_before(struct dm_loop_edit *edit,
 /* The same for what lies after @r; adds @r itself as well. */
 static void edit_after(struct dm_loop_edit *edit,
 		       const struct dm_loop_root *root,
-		       struct dm_loop_range *r)
+		       struct dm_loop_range *r, struct dm_loop_pos at)
 {
 	u64 end = r->start + r->len;
 	struct dm_loop_range right = {};
-	struct dm_loop_pos at, next;
+	struct dm_loop_pos next;
 	bool rest = false;
 
-	find_pos(root, end - 1, &at);
+	if (end > at.ext[1].start)
+		find_pos(root, end - 1, &at);
 	if (end < root->end) {
-		find_pos(root, end, &next);
+		next = at;
+		if (end == at.ext[1].start)
+			step_forward(root, &next);
 		unpack_extent(next.ext, &right);
 		cut_head(&right, end);
 		if (can_merge(r, &right)) {
@@ -460,13 +484,15 @@ static void edit_neighbours(struct dm_loop_edit *edit,
 	}
 }
 
+/* @at: where @r begins */
 static void edit_plan(struct dm_loop_edit *edit,
-		      const struct dm_loop_root *root, struct dm_loop_range *r)
+		      const struct dm_loop_root *root, struct dm_loop_range *r,
+		      const struct dm_loop_pos *at)
 {
 	memset(edit, 0, sizeof(*edit));
 	edit->seg[SEG_NEW].ext = edit->new;
-	edit_before(edit, root, r);
-	edit_after(edit, root, r);
+	edit_before(edit, root, r, *at);
+	edit_after(edit, root, r, *at);
 	edit_neighbours(edit, root);
 	edit->nr_leaves = DIV_ROUND_UP(edit->nr, LEAF_MAX);
 }
@@ -573,15 +599,13 @@ static void edit_publish(struct dm_loop_edit *edit, struct dm_loop_extents *t,
 	kvfree_rcu(old, rcu);
 }
 
-/* Is @r a part of an extent that is just so already? */
-static bool is_set(const struct dm_loop_root *root,
+/* Is @r a part of the extent @ext, which is just so already? */
+static bool is_set(const struct dm_loop_extent *ext,
 		   const struct dm_loop_range *r)
 {
 	struct dm_loop_range have;
-	struct dm_loop_pos pos;
 
-	find_pos(root, r->start, &pos);
-	unpack_extent(pos.ext, &have);
+	unpack_extent(ext, &have);
 	cut_head(&have, r->start);
 	return have.len >= r->len && have.state == r->state &&
 	       have.phys == r->phys;
@@ -601,7 +625,7 @@ static bool is_set(const struct dm_loop_root *root,
  * that began earlier may use the old answer until they leave their read section:
  * who takes blocks out of the table and then gives them away waits for those.
  *
- * Costs the copy of a leaf (4 KiB); rarely, when leaves split or join, that of
+ * Costs the copy of a leaf (1 KiB); rarely, when leaves split or join, that of
  * the root too (16 bytes for each leaf).
  *
  * Context: Process context, under the lock of the writers. May sleep. @gfp is
@@ -617,16 +641,18 @@ int dm_loop_extents_set(struct dm_loop_extents *t, sector_t start,
 			gfp_t gfp)
 {
 	struct dm_loop_root *root = root_of(t);
-	struct dm_loop_range r;
 	struct dm_loop_edit edit;
+	struct dm_loop_range r;
+	struct dm_loop_pos at;
 
 	if (!make_range(&r, start, len, state, phys))
 		return -EINVAL;
 	if (!root || start + len > root->end)
 		return -EINVAL;
-	if (is_set(root, &r))
+	find_pos(root, r.start, &at);
+	if (is_set(at.ext, &r))
 		return 0;
-	edit_plan(&edit, root, &r);
+	edit_plan(&edit, root, &r, &at);
 	if (edit_alloc(&edit, root, gfp))
 		return -ENOMEM;
 	edit_fill(&edit, root);

@@ -578,20 +578,20 @@ static void test_shrink(bool backwards)
 
 static void test_join_both(void)
 {
-	const u64 n = 3 * LEAF_MAX;
+	const u64 n = 3 * LEAF_MAX, few = LEAF_MAX / 9, fewer = LEAF_MAX / 24;
 	struct dm_loop_extents t = {};
 	u64 i;
 
 	make_comb(&t, n, 8);
-	/* 30 extents are left in the first and in the last leaf */
-	set(&t, 0, (LEAF_MAX - 30) * 8, H, 0);
-	set(&t, (2 * LEAF_MAX + 30) * 8, (LEAF_MAX - 30) * 8, H, 0);
+	/* a few extents are left in the first and in the last leaf */
+	set(&t, 0, (LEAF_MAX - few) * 8, H, 0);
+	set(&t, (2 * LEAF_MAX + few) * 8, (LEAF_MAX - few) * 8, H, 0);
 	tap_ok(table_leaves(&t) == 3, "join: not while they are big enough");
-	for (i = LEAF_MAX; i < 2 * LEAF_MAX - 10; i++)
+	for (i = LEAF_MAX; i < 2 * LEAF_MAX - fewer; i++)
 		set(&t, i * 8, 8, H, 0);
 	tap_ok(!check_table(&t) && table_leaves(&t) == 1 &&
-	       is_comb(&t, LEAF_MAX - 30, LEAF_MAX - 1, 8) &&
-	       is_comb(&t, 2 * LEAF_MAX - 10, 2 * LEAF_MAX + 29, 8),
+	       is_comb(&t, LEAF_MAX - few, LEAF_MAX - 1, 8) &&
+	       is_comb(&t, 2 * LEAF_MAX - fewer, 2 * LEAF_MAX + few - 1, 8),
 	       "join: with both neighbours");
 	dm_loop_extents_destroy(&t);
 }
