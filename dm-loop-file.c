@@ -34,6 +34,9 @@
 static LIST_HEAD(dm_loop_files);
 static DEFINE_MUTEX(dm_loop_files_lock);
 
+/* All targets that have a file, whatever file; under dm_loop_files_lock. */
+static LIST_HEAD(dm_loop_targets);
+
 /* Runs what cannot run on the workqueue of a file, because it may free that. */
 static struct workqueue_struct *dm_loop_release_wq;
 
@@ -567,6 +570,7 @@ static int pin(struct dm_loop_file *lf, const char **why)
 		return refuse(why, "File is open for writing elsewhere", r);
 	lf->chunk = choose_chunk(lf);
 	lf->aops = lf->file->f_mapping->a_ops;
+	clear_bit(0, &lf->failed);
 	r = map_file(lf, why);
 	if (!r)
 		lf->mode = DM_LOOP_MODE_MAPPED;
@@ -733,6 +737,24 @@ free:
 	return NULL;
 }
 
+/* The file of the @n-th target that @md has, in any of its tables, or NULL. */
+static struct dm_loop_file *get_file_of(struct mapped_device *md, unsigned int n)
+{
+	struct dm_loop_file *lf = NULL;
+	struct dm_loop_target *lt;
+
+	mutex_lock(&dm_loop_files_lock);
+	list_for_each_entry(lt, &dm_loop_targets, all) {
+		if (dm_table_get_md(lt->ti->table) != md || n--)
+			continue;
+		lf = lt->lf;
+		refcount_inc(&lf->refs);
+		break;
+	}
+	mutex_unlock(&dm_loop_files_lock);
+	return lf;
+}
+
 /* The object of @inode, made if there is none.  It keeps no target yet. */
 static struct dm_loop_file *get_file_object(struct inode *inode)
 {
@@ -826,6 +848,10 @@ static int join(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	if (lf->swapfile && !wants_swapfile(lf))
 		clear_swapfile(lf);
 	r = check_alignment(lt, lf, why) ?: check_writes(lt, lf, why);
+	/* Such a one never asks the filesystem later. */
+	if (!r && lt->mapped && dm_loop_locate(lf, lt->start,
+					       lt->start + lt->ti->len))
+		return refuse(why, "Cannot ask where blocks are", -EIO);
 	/* It would do by file I/O, but that is not for a part of a file. */
 	return r == -EOPNOTSUPP && !lt->mapped ? -EBUSY : r;
 }
@@ -897,11 +923,15 @@ static int lookup_and_attach(struct dm_loop_target *lt, const struct path *path,
 	mutex_lock(&lf->lock);
 	r = attach(lt, lf, why);
 	mutex_unlock(&lf->lock);
-	if (r)
+	if (r) {
 		put_file_object(lf);
-	else
-		lt->lf = lf;
-	return r;
+		return r;
+	}
+	lt->lf = lf;
+	mutex_lock(&dm_loop_files_lock);
+	list_add_tail(&lt->all, &dm_loop_targets);
+	mutex_unlock(&dm_loop_files_lock);
+	return 0;
 }
 
 /**
@@ -947,6 +977,9 @@ void dm_loop_file_detach(struct dm_loop_target *lt)
 {
 	struct dm_loop_file *lf = lt->lf;
 
+	mutex_lock(&dm_loop_files_lock);
+	list_del(&lt->all);
+	mutex_unlock(&dm_loop_files_lock);
 	mutex_lock(&lf->lock);
 	list_del(&lt->node);
 	if (list_empty(&lf->targets))
@@ -1007,6 +1040,16 @@ int dm_loop_file_activate(struct dm_loop_target *lt, const char **why)
 	return r;
 }
 
+/* Called with lf->lock. */
+static void deactivate(struct dm_loop_target *lt, struct dm_loop_file *lf)
+{
+	if (!lt->active)
+		return;
+	lt->active = false;
+	if (!--lf->active)
+		release(lf);
+}
+
 /**
  * dm_loop_file_deactivate() - a target needs the mapping no more
  * @lt: the target, with none of its bios under way
@@ -1021,12 +1064,59 @@ void dm_loop_file_deactivate(struct dm_loop_target *lt)
 	struct dm_loop_file *lf = lt->lf;
 
 	mutex_lock(&lf->lock);
-	if (lt->active) {
-		lt->active = false;
-		if (!--lf->active)
-			release(lf);
-	}
+	deactivate(lt, lf);
 	mutex_unlock(&lf->lock);
+}
+
+/**
+ * dm_loop_file_undo_resume() - give back what other targets of a table took
+ * @ti: the target whose preresume failed
+ *
+ * device-mapper leaves the device suspended and does not tell the targets
+ * before this one (dm_table_resume_targets()).
+ *
+ * Context: Sleeps; under md->suspend_lock, takes dm_loop_files_lock and the
+ *	lf->lock of one file after the other.
+ */
+void dm_loop_file_undo_resume(struct dm_target *ti)
+{
+	struct mapped_device *md = dm_table_get_md(ti->table);
+	struct dm_loop_target *lt;
+	struct dm_loop_file *lf;
+	unsigned int n;
+
+	for (n = 0; (lf = get_file_of(md, n)); n++) {
+		mutex_lock(&lf->lock);
+		list_for_each_entry(lt, &lf->targets, node)
+			if (lt->ti->table == ti->table)
+				deactivate(lt, lf);
+		mutex_unlock(&lf->lock);
+		put_file_object(lf);
+	}
+}
+
+/**
+ * dm_loop_file_release_idle() - give back files that wait for a suspended device
+ * @ti: a target that is suspended
+ *
+ * A table that is loaded but not live keeps its file pinned only as long as
+ * its device is not suspended.
+ *
+ * Context: As dm_loop_file_undo_resume().
+ */
+void dm_loop_file_release_idle(struct dm_target *ti)
+{
+	struct mapped_device *md = dm_table_get_md(ti->table);
+	struct dm_loop_file *lf;
+	unsigned int n;
+
+	for (n = 0; (lf = get_file_of(md, n)); n++) {
+		mutex_lock(&lf->lock);
+		if (!lf->active)
+			release(lf);
+		mutex_unlock(&lf->lock);
+		put_file_object(lf);
+	}
 }
 
 /* --- comparing the table with the file ---------------------------------- */
@@ -1038,9 +1128,16 @@ void dm_loop_file_deactivate(struct dm_loop_target *lt)
 static bool agree(const struct dm_loop_range *ours,
 		  const struct dm_loop_range *theirs, sector_t pos)
 {
-	if (ours->state == DM_LOOP_HOLE || theirs->state == DM_LOOP_HOLE)
-		return ours->state == theirs->state;
-	if (ours->phys + (pos - ours->start) !=
+	switch (ours->state) {
+	case DM_LOOP_HOLE:
+		return theirs->state == DM_LOOP_HOLE;
+	case DM_LOOP_FILLED:
+		return theirs->state == DM_LOOP_MAPPED;
+	default:
+		break;
+	}
+	if (!dm_loop_has_place(theirs->state) ||
+	    ours->phys + (pos - ours->start) !=
 	    theirs->phys + (pos - theirs->start))
 		return false;
 	return ours->state == theirs->state ||
@@ -1052,7 +1149,7 @@ static int compare(struct dm_loop_target *lt, struct dm_loop_extents *theirs,
 		   char *result, unsigned int maxlen)
 {
 	static const char *const states[] = {
-		"hole", "unwritten", "mapped", "shared"
+		"hole", "filled", "unwritten", "mapped", "shared"
 	};
 	sector_t end = lt->start + lt->ti->len, pos;
 	struct dm_loop_range a, b;
@@ -1262,6 +1359,45 @@ void dm_loop_file_touch_now(struct dm_loop_file *lf)
 		mod_delayed_work(lf->wq, &lf->touch, 0);
 }
 
+/*
+ * A filesystem that was shut down, or gave up after an error, does not always
+ * become read-only as all can see.  Then xfs refuses a getattr
+ * (xfs_vn_getattr()), and ext4 a write, also of no bytes
+ * (ext4_file_write_iter()).
+ */
+static bool is_alive(struct dm_loop_file *lf)
+{
+	const struct file_operations *fop = lf->file->f_op;
+	struct iov_iter nothing;
+	struct kstat stat;
+	struct kiocb iocb;
+	int r;
+
+	r = vfs_getattr(&lf->file->f_path, &stat, STATX_INO,
+			AT_STATX_DONT_SYNC);
+	if (!r && fop->write_iter) {
+		iov_iter_kvec(&nothing, ITER_SOURCE, NULL, 0, 0);
+		init_sync_kiocb(&iocb, lf->file);
+		r = fop->write_iter(&iocb, &nothing);
+	}
+	return r != -EIO && r != -EROFS;
+}
+
+/**
+ * dm_loop_file_failed() - the filesystem does not take writes any more
+ * @lf: the backing file
+ *
+ * Writes fail from now on until the file is pinned anew, and whoever waits
+ * for an event of our devices is woken, once.
+ *
+ * Context: Any; does not sleep.
+ */
+void dm_loop_file_failed(struct dm_loop_file *lf)
+{
+	if (!test_and_set_bit(0, &lf->failed))
+		queue_work(lf->wq, &lf->event);
+}
+
 /**
  * dm_loop_file_touch() - move mtime, ctime and i_version of the file
  * @lf: the backing file, open for writing
@@ -1284,5 +1420,7 @@ void dm_loop_file_touch(struct dm_loop_file *lf)
 	clear_bit(0, &lf->times_stale);
 	if (!file_update_time(lf->file))
 		dm_loop_count(lf, DM_LOOP_TIMES);
+	if (lf->mode == DM_LOOP_MODE_MAPPED && !is_alive(lf))
+		dm_loop_file_failed(lf);
 	sb_end_write(sb);
 }

@@ -44,17 +44,36 @@
  */
 #define DENSE_SECTORS (SZ_64K >> SECTOR_SHIFT)
 
+/* Where blocks were filled is asked for when no more come, a little at a time. */
+#define LOCATE_DELAY (HZ / 10)
+#define LOCATE_SECTORS (SZ_1M >> SECTOR_SHIFT)
+
 static struct bio_set dm_loop_runs;
 
 /**
- * struct dm_loop_run - blocks that are filled by one write
+ * struct dm_loop_plan - blocks that are to be filled by one write
+ * @ext: the extent that holds them
+ * @start: first sector in the file
+ * @end: one past the last sector
+ * @dense: a neighbour was written before, so that others are likely to follow
+ * @segments: how many the data and the zeroes around it are in
+ * @bios: whose data it is
+ */
+struct dm_loop_plan {
+	struct dm_loop_range ext;
+	sector_t start;
+	sector_t end;
+	bool dense;
+	unsigned int segments;
+	struct bio_list bios;
+};
+
+/**
+ * struct dm_loop_run - a plan that is carried out
  * @node: entry of the list of the round
  * @lf: the backing file
  * @round: wakes the worker when all its runs are done
- * @ext: the extent that holds the run
- * @start: first sector in the file
- * @end: one past the last sector
- * @bios: whose data it writes
+ * @plan: what is written
  * @iocb: when the filesystem writes it
  * @error: 0 or a negative errno, when done
  * @bio: the data; last, its segments follow in memory
@@ -63,10 +82,7 @@ struct dm_loop_run {
 	struct list_head node;
 	struct dm_loop_file *lf;
 	struct dm_loop_round *round;
-	struct dm_loop_range ext;
-	sector_t start;
-	sector_t end;
-	struct bio_list bios;
+	struct dm_loop_plan plan;
 	struct kiocb iocb;
 	int error;
 	struct bio bio;
@@ -77,11 +93,13 @@ struct dm_loop_run {
  * @runs: in the order in which they were sent
  * @pending: how many are not done, and one for the worker
  * @done: all are
+ * @done_bios: what can be ended, with its status
  */
 struct dm_loop_round {
 	struct list_head runs;
 	atomic_t pending;
 	struct completion done;
+	struct bio_list done_bios;
 };
 
 /**
@@ -174,17 +192,28 @@ static bool lookup(struct dm_loop_file *lf, sector_t sector,
 	return found;
 }
 
+/* Called with lf->lock. */
+static int set_range_locked(struct dm_loop_file *lf, sector_t start,
+			    sector_t end, enum dm_loop_state state,
+			    sector_t phys)
+{
+	int r;
+
+	r = dm_loop_extents_set(&lf->extents, start, end - start, state, phys,
+				GFP_KERNEL);
+	if (state == DM_LOOP_MAPPED)
+		trace_dm_loop_promote(lf, start, end - start, r);
+	return r;
+}
+
 static int set_range(struct dm_loop_file *lf, sector_t start, sector_t end,
 		     enum dm_loop_state state, sector_t phys)
 {
 	int r;
 
 	mutex_lock(&lf->lock);
-	r = dm_loop_extents_set(&lf->extents, start, end - start, state, phys,
-				GFP_KERNEL);
+	r = set_range_locked(lf, start, end, state, phys);
 	mutex_unlock(&lf->lock);
-	if (state == DM_LOOP_MAPPED)
-		trace_dm_loop_promote(lf, start, end - start, r);
 	return r;
 }
 
@@ -197,6 +226,127 @@ static void need_fsync(struct dm_loop_file *lf)
 	atomic64_inc(&lf->dirtied);
 }
 
+/* The filesystem must not wait for us, in any way, while it works for us. */
+static unsigned int enter_fs(void)
+{
+	unsigned int flags = memalloc_noio_save();
+
+	current->flags |= PF_LOCAL_THROTTLE;
+	return flags;
+}
+
+static void leave_fs(unsigned int flags)
+{
+	current->flags &= ~PF_LOCAL_THROTTLE;
+	memalloc_noio_restore(flags);
+}
+
+/* --- where filled blocks are -------------------------------------------- */
+
+/*
+ * Nobody else gives back blocks that the table calls filled while lf->lock is
+ * held: punch_blocks() takes them out of it first.
+ */
+static int locate_piece(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	struct dm_loop_range piece, next;
+	int err;
+
+	err = lf->fs->locate(lf, start, &piece);
+	if (err)
+		return err;
+	if (piece.state != DM_LOOP_MAPPED)
+		return -EIO;
+	while (start + piece.len < end) {
+		err = lf->fs->locate(lf, start + piece.len, &next);
+		if (err || next.phys != piece.phys + piece.len)
+			break;
+		piece.len += next.len;
+	}
+	return set_range_locked(lf, start, min(start + piece.len, end),
+				DM_LOOP_MAPPED, piece.phys);
+}
+
+/**
+ * dm_loop_locate() - ask where the filled blocks in a range are
+ * @lf: the backing file, mapped
+ * @start: first sector
+ * @end: one past the last sector
+ *
+ * Context: Sleeps; asks the filesystem.  Called with lf->lock.
+ * Return: 0 or a negative errno; then some stay as they are.
+ */
+int dm_loop_locate(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	sector_t pos = round_down(start, block_sectors(lf));
+	struct dm_loop_range r;
+	int err = 0;
+
+	end = round_up(end, block_sectors(lf));
+	while (!err && pos < end && lookup(lf, pos, &r)) {
+		if (r.state == DM_LOOP_FILLED)
+			err = locate_piece(lf, pos,
+					   min(end, r.start + r.len));
+		else
+			pos = r.start + r.len;
+	}
+	return err;
+}
+
+static int locate(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	int r;
+
+	mutex_lock(&lf->lock);
+	r = dm_loop_locate(lf, start, end);
+	mutex_unlock(&lf->lock);
+	return r;
+}
+
+/* When nothing was filled for a while. */
+static void locate_later(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	mutex_lock(&lf->lock);
+	if (!lf->filled_end || start < lf->filled_start)
+		lf->filled_start = start;
+	lf->filled_end = max(lf->filled_end, end);
+	mutex_unlock(&lf->lock);
+	mod_delayed_work(lf->wq, &lf->locator, LOCATE_DELAY);
+}
+
+/* Called with lf->lock.  Return: whether there is more to do. */
+static bool locate_some(struct dm_loop_file *lf)
+{
+	sector_t end = min(lf->filled_start + LOCATE_SECTORS, lf->filled_end);
+
+	if (lf->mode != DM_LOOP_MODE_MAPPED)
+		return false;
+	if (dm_loop_locate(lf, lf->filled_start, end))
+		return false;
+	lf->filled_start = end;
+	if (end < lf->filled_end)
+		return true;
+	lf->filled_end = 0;
+	return false;
+}
+
+static void dm_loop_locator(struct work_struct *work)
+{
+	struct dm_loop_file *lf = container_of(to_delayed_work(work),
+					       struct dm_loop_file, locator);
+	unsigned int flags = enter_fs();
+	bool more = true;
+
+	/* Whoever holds it may wait for us to end. */
+	if (mutex_trylock(&lf->lock)) {
+		more = locate_some(lf);
+		mutex_unlock(&lf->lock);
+	}
+	leave_fs(flags);
+	if (more)
+		queue_delayed_work(lf->wq, &lf->locator, 1);
+}
+
 /* --- runs --------------------------------------------------------------- */
 
 static void round_put(struct dm_loop_round *round)
@@ -205,161 +355,200 @@ static void round_put(struct dm_loop_round *round)
 		complete(&round->done);
 }
 
+static long run_bytes(const struct dm_loop_run *run)
+{
+	return (run->plan.end - run->plan.start) << SECTOR_SHIFT;
+}
+
 static void run_done(struct dm_loop_run *run, long ret)
 {
 	if (ret < 0)
 		run->error = ret;
-	else if (ret != (run->end - run->start) << SECTOR_SHIFT)
+	else if (ret != run_bytes(run))
 		run->error = -EIO;
 	round_put(run->round);
 }
 
-static struct dm_loop_run *alloc_run(struct dm_loop_file *lf,
-				     struct dm_loop_round *round)
+static unsigned int zero_segments(sector_t sectors)
 {
-	/* The first must not fail; more only when they come without waiting. */
-	gfp_t gfp = list_empty(&round->runs) ? GFP_NOIO : GFP_NOWAIT;
-	struct dm_loop_run *run;
-	struct bio *bio;
-
-	bio = bio_alloc_bioset(lf->bdev, RUN_SEGMENTS, REQ_OP_WRITE, gfp,
-			       &dm_loop_runs);
-	if (!bio)
-		return NULL;
-	run = container_of(bio, struct dm_loop_run, bio);
-	run->lf = lf;
-	run->round = round;
-	run->error = 0;
-	bio_list_init(&run->bios);
-	list_add_tail(&run->node, &round->runs);
-	dm_loop_took(DM_LOOP_OWN_RUN);
-	return run;
-}
-
-static void add_zeroes(struct dm_loop_run *run, sector_t sectors)
-{
-	while (sectors) {
-		unsigned int n = min_t(sector_t, sectors, PAGE_SECTORS);
-
-		__bio_add_page(&run->bio, ZERO_PAGE(0), n << SECTOR_SHIFT, 0);
-		sectors -= n;
-	}
-}
-
-static void add_data(struct dm_loop_run *run, struct bio *bio)
-{
-	struct bvec_iter iter;
-	struct bio_vec bv;
-
-	bio_for_each_bvec(bv, bio, iter)
-		__bio_add_page(&run->bio, bv.bv_page, bv.bv_len, bv.bv_offset);
-	bio_list_add(&run->bios, bio);
+	return DIV_ROUND_UP(sectors, PAGE_SECTORS);
 }
 
 /* Has any block around @sector, within what is filled at once, got data? */
-static bool is_dense(struct dm_loop_file *lf, sector_t sector)
+static bool is_dense(struct dm_loop_file *lf, const struct dm_loop_range *ext,
+		     sector_t sector)
 {
 	sector_t pos = round_down(sector, DENSE_SECTORS);
 	sector_t end = pos + DENSE_SECTORS;
 	struct dm_loop_range r;
 
-	while (pos < end && lookup(lf, pos, &r)) {
-		if (r.state == DM_LOOP_MAPPED)
+	if (ext->start <= pos && ext->start + ext->len >= end)
+		return false;
+	for (; pos < end && lookup(lf, pos, &r); pos = r.start + r.len)
+		if (r.state == DM_LOOP_MAPPED || r.state == DM_LOOP_FILLED)
 			return true;
-		pos = r.start + r.len;
-	}
 	return false;
 }
 
 /* Blocks around the data that have none are filled with it. */
-static void widen_run(struct dm_loop_run *run, sector_t unit)
+static void widen_plan(struct dm_loop_plan *plan, sector_t unit)
 {
-	sector_t ext_end = run->ext.start + run->ext.len;
+	sector_t ext_end = plan->ext.start + plan->ext.len;
 
-	run->start = max(round_down(run->start, unit), run->ext.start);
-	run->end = min(round_up(run->end, unit), ext_end);
+	plan->start = max(round_down(plan->start, unit), plan->ext.start);
+	plan->end = min(round_up(plan->end, unit), ext_end);
 }
 
-/* Can @bio be written by @run, after @pos, where its data ends so far? */
-static bool run_takes(struct dm_loop_run *run, struct bio *bio, sector_t pos)
+/* Can @bio be written too, after @pos, where the data ends so far? */
+static bool plan_takes(const struct dm_loop_plan *plan, struct bio *bio,
+		       sector_t pos)
 {
-	sector_t ext_end = run->ext.start + run->ext.len;
+	sector_t ext_end = plan->ext.start + plan->ext.len;
 
 	if (bio_start(bio) >= ext_end)
 		return false;
 	/* A gap is filled with zeroes only where one is meant to be small. */
-	if (bio_start(bio) > run->end &&
+	if (bio_start(bio) > plan->end &&
 	    round_down(bio_start(bio), DENSE_SECTORS) !=
 	    round_down(pos - 1, DENSE_SECTORS))
 		return false;
-	return bio_end(bio) - run->start <= RUN_SECTORS &&
-	       run->bio.bi_vcnt + count_segments(bio) <=
+	return bio_end(bio) - plan->start <= RUN_SECTORS &&
+	       plan->segments + count_segments(bio) <=
 	       RUN_SEGMENTS - RUN_ZEROES;
 }
 
-/* @floor: the run before this one ends there. */
-static int init_run(struct dm_loop_run *run, struct bio *bio, sector_t floor)
+/* Give a place to what @bio is in; its neighbours get one too if they can. */
+static int prepare_place(struct dm_loop_file *lf, struct dm_loop_plan *plan,
+			 struct bio *bio)
 {
-	struct dm_loop_file *lf = run->lf;
-	sector_t block = block_sectors(lf);
-	bool dense = is_dense(lf, bio_start(bio));
-	int r;
+	int r = -ENOSPC;
 
-	run->start = bio_start(bio);
-	run->end = bio_end(bio);
-	lookup(lf, run->start, &run->ext);
-	if (run->ext.state == DM_LOOP_HOLE && lf->fs->prepare) {
-		widen_run(run, dense ? DENSE_SECTORS : block);
-		r = lf->fs->prepare(lf, run->start, run->end);
-		if (r)
-			return r;
-		lookup(lf, bio_start(bio), &run->ext);
+	if (plan->dense) {
+		widen_plan(plan, DENSE_SECTORS);
+		r = lf->fs->prepare(lf, plan->start, plan->end);
 	}
-	widen_run(run, dense ? DENSE_SECTORS : block);
-	run->start = max(run->start, floor);
-	return 0;
+	if (r) {
+		plan->dense = false;
+		plan->start = bio_start(bio);
+		plan->end = bio_end(bio);
+		widen_plan(plan, block_sectors(lf));
+		r = lf->fs->prepare(lf, plan->start, plan->end);
+	}
+	if (!r)
+		lookup(lf, bio_start(bio), &plan->ext);
+	return r;
+}
+
+/* @floor: the run before this one ends there. */
+static int begin_plan(struct dm_loop_file *lf, struct dm_loop_plan *plan,
+		      struct bio *bio, sector_t floor)
+{
+	int r = 0;
+
+	plan->start = bio_start(bio);
+	plan->end = bio_end(bio);
+	lookup(lf, plan->start, &plan->ext);
+	plan->dense = is_dense(lf, &plan->ext, plan->start);
+	if (plan->ext.state == DM_LOOP_HOLE && lf->fs->prepare)
+		r = prepare_place(lf, plan, bio);
+	widen_plan(plan, plan->dense ? DENSE_SECTORS : block_sectors(lf));
+	plan->start = max(plan->start, floor);
+	return r;
+}
+
+static void plan_bio(struct dm_loop_plan *plan, struct bio *bio, sector_t pos)
+{
+	plan->segments += zero_segments(bio_start(bio) - pos) +
+			  count_segments(bio);
+	bio_list_add(&plan->bios, bio);
 }
 
 /*
- * Build a run from the sorted bios, from the first on.  A bio that overlaps
+ * Plan a run of the sorted bios, from the first on.  A bio that overlaps
  * the run without being part of it goes to @later: after the run it finds its
  * blocks mapped.
- * Return: how many bios were used up, at least one.
+ * Return: how many bios were used up, at least one, or a negative errno.
  */
-static unsigned int build_run(struct dm_loop_run *run, struct bio **bios,
-			      unsigned int n, sector_t floor,
-			      struct bio_list *later)
+static int plan_run(struct dm_loop_file *lf, struct dm_loop_plan *plan,
+		    struct bio **bios, unsigned int n, sector_t floor,
+		    struct bio_list *later)
 {
-	sector_t block = block_sectors(run->lf);
+	sector_t block = block_sectors(lf);
 	sector_t ext_end, pos;
 	unsigned int i;
+	int r;
 
-	run->error = init_run(run, bios[0], floor);
-	if (run->error) {
-		bio_list_add(&run->bios, bios[0]);
-		return 1;
-	}
-	pos = run->start;
-	ext_end = run->ext.start + run->ext.len;
+	r = begin_plan(lf, plan, bios[0], floor);
+	if (r)
+		return r;
+	pos = plan->start;
+	ext_end = plan->ext.start + plan->ext.len;
 	for (i = 0; i < n; i++) {
 		struct bio *bio = bios[i];
-		bool takes = !i || run_takes(run, bio, pos);
+		bool takes = !i || plan_takes(plan, bio, pos);
 
-		if (i && !takes && bio_start(bio) >= run->end)
+		if (i && !takes && bio_start(bio) >= plan->end)
 			break;
 		/* The filesystem gave less in one piece than was asked for. */
 		if (!takes || bio_start(bio) < pos || bio_end(bio) > ext_end) {
 			bio_list_add(later, bio);
 			continue;
 		}
-		add_zeroes(run, bio_start(bio) - pos);
-		add_data(run, bio);
+		plan_bio(plan, bio, pos);
 		pos = bio_end(bio);
-		run->end = max(run->end, min(round_up(pos, block), ext_end));
+		plan->end = max(plan->end, min(round_up(pos, block), ext_end));
 	}
-	if (!bio_list_empty(&run->bios))
-		add_zeroes(run, run->end - pos);
+	plan->segments += zero_segments(plan->end - pos);
 	return i;
+}
+
+static void add_zeroes(struct bio *to, sector_t sectors)
+{
+	while (sectors) {
+		unsigned int n = min_t(sector_t, sectors, PAGE_SECTORS);
+
+		__bio_add_page(to, ZERO_PAGE(0), n << SECTOR_SHIFT, 0);
+		sectors -= n;
+	}
+}
+
+static void add_data(struct bio *to, struct bio *bio)
+{
+	struct bvec_iter iter;
+	struct bio_vec bv;
+
+	bio_for_each_bvec(bv, bio, iter)
+		__bio_add_page(to, bv.bv_page, bv.bv_len, bv.bv_offset);
+}
+
+/* NULL when there is no memory and others are under way that will free some. */
+static struct dm_loop_run *make_run(struct dm_loop_file *lf,
+				    struct dm_loop_round *round,
+				    const struct dm_loop_plan *plan)
+{
+	gfp_t gfp = list_empty(&round->runs) ? GFP_NOIO : GFP_NOWAIT;
+	sector_t pos = plan->start;
+	struct dm_loop_run *run;
+	struct bio *bio, *to;
+
+	to = bio_alloc_bioset(NULL, plan->segments, REQ_OP_WRITE, gfp,
+			      &dm_loop_runs);
+	if (!to)
+		return NULL;
+	bio_list_for_each(bio, &plan->bios) {
+		add_zeroes(to, bio_start(bio) - pos);
+		add_data(to, bio);
+		pos = bio_end(bio);
+	}
+	add_zeroes(to, plan->end - pos);
+	run = container_of(to, struct dm_loop_run, bio);
+	run->lf = lf;
+	run->round = round;
+	run->plan = *plan;
+	run->error = 0;
+	list_add_tail(&run->node, &round->runs);
+	dm_loop_took(DM_LOOP_OWN_RUN);
+	return run;
 }
 
 /* The bio ran into an error in company: see whether it is its own fault. */
@@ -381,41 +570,13 @@ static int write_alone(struct dm_loop_file *lf, struct bio *bio)
 	return n > 0 ? 0 : n ?: -EIO;
 }
 
-/* Ask the filesystem where the blocks are, and enter them. */
-static int promote_asking(struct dm_loop_file *lf, sector_t pos, sector_t end)
-{
-	struct dm_loop_range piece = { }, r;
-	int err = 0;
-
-	for (; !err && pos < end; pos = r.start + r.len) {
-		err = lf->fs->locate(lf, pos, &r);
-		if (err)
-			break;
-		if (r.state != DM_LOOP_MAPPED)
-			return -EIO;
-		r.len = min(r.len, end - r.start);
-		if (piece.len && piece.phys + piece.len == r.phys) {
-			piece.len += r.len;
-			continue;
-		}
-		if (piece.len)
-			err = set_range(lf, piece.start,
-					piece.start + piece.len,
-					DM_LOOP_MAPPED, piece.phys);
-		piece = r;
-	}
-	if (!err && piece.len)
-		err = set_range(lf, piece.start, piece.start + piece.len,
-				DM_LOOP_MAPPED, piece.phys);
-	return err;
-}
-
 /*
  * Enter what was written into the extent table.  The place of an unwritten
- * block is known and does not change when it is written.
+ * block is known and does not change when it is written.  That of a hole can
+ * be asked for each block; unless @soon it is, that waits for a quiet moment.
  */
 static int promote(struct dm_loop_file *lf, const struct dm_loop_range *ext,
-		   sector_t start, sector_t end)
+		   sector_t start, sector_t end, bool soon)
 {
 	int r;
 
@@ -427,11 +588,14 @@ static int promote(struct dm_loop_file *lf, const struct dm_loop_range *ext,
 	/* Before the table: a FUA write may find the blocks there at once. */
 	need_fsync(lf);
 	dm_loop_count(lf, DM_LOOP_PROMOTES);
-	if (ext->state == DM_LOOP_HOLE)
-		return promote_asking(lf, round_down(start, block_sectors(lf)),
-				      end);
-	return set_range(lf, start, end, DM_LOOP_MAPPED,
-			 ext->phys + (start - ext->start));
+	if (ext->state != DM_LOOP_HOLE)
+		return set_range(lf, start, end, DM_LOOP_MAPPED,
+				 ext->phys + (start - ext->start));
+	r = set_range(lf, start, end, DM_LOOP_FILLED, 0);
+	/* If that fails, who comes there asks again. */
+	if (!r && (!soon || locate(lf, start, end)))
+		locate_later(lf, start, end);
+	return r;
 }
 
 /*
@@ -453,9 +617,9 @@ static int write_back(struct dm_loop_file *lf, sector_t start, sector_t end)
 
 static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 {
+	const struct dm_loop_range *ext = &run->plan.ext;
 	struct dm_loop_file *lf = run->lf;
 	sector_t block = block_sectors(lf);
-	sector_t ext_end = run->ext.start + run->ext.len;
 	int r;
 
 	/* Where we write the blocks ourselves the error is the device's. */
@@ -466,8 +630,9 @@ static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 		r = write_back(lf, bio_start(bio), bio_end(bio));
 	if (r)
 		return r;
-	return promote(lf, &run->ext, round_down(bio_start(bio), block),
-		       min(round_up(bio_end(bio), block), ext_end));
+	return promote(lf, ext, round_down(bio_start(bio), block),
+		       min(round_up(bio_end(bio), block),
+			   ext->start + ext->len), false);
 }
 
 /* Full or over quota: tell whoever waits for an event of the device. */
@@ -477,30 +642,32 @@ static void say_full(struct dm_loop_file *lf)
 	queue_work(lf->wq, &lf->event);
 }
 
-static void end_run(struct dm_loop_run *run)
+/* @done: bios that can be ended, with their status */
+static void end_later(struct dm_loop_file *lf, struct bio *bio, int error,
+		      struct bio_list *done)
 {
+	if (error == -ENOSPC || error == -EDQUOT)
+		say_full(lf);
+	bio->bi_status = errno_to_blk_status(error);
+	bio_list_add(done, bio);
+}
+
+static void end_run(struct dm_loop_run *run, struct bio_list *done)
+{
+	struct dm_loop_plan *plan = &run->plan;
 	struct dm_loop_file *lf = run->lf;
 	struct bio *bio;
-	int r;
+	int r = 0;
 
-	if (bio_list_empty(&run->bios))
-		return;
-	if (!run->error) {
-		trace_dm_loop_fill(lf, run->start, run->end - run->start, 0);
-		run->error = write_back(lf, run->start, run->end);
-		if (!run->error)
-			run->error = promote(lf, &run->ext, run->start,
-					     run->end);
-		while ((bio = bio_list_pop(&run->bios)))
-			end_bio(bio, run->error);
-		return;
-	}
-	trace_dm_loop_fill(lf, run->start, run->end - run->start, run->error);
-	while ((bio = bio_list_pop(&run->bios))) {
-		r = retry_alone(run, bio);
-		if (r == -ENOSPC || r == -EDQUOT)
-			say_full(lf);
-		end_bio(bio, r);
+	trace_dm_loop_fill(lf, plan->start, plan->end - plan->start, run->error);
+	if (!run->error)
+		r = write_back(lf, plan->start, plan->end) ?:
+		    promote(lf, &plan->ext, plan->start, plan->end,
+			    plan->dense);
+	while ((bio = bio_list_pop(&plan->bios))) {
+		if (run->error)
+			r = retry_alone(run, bio);
+		end_later(lf, bio, r, done);
 	}
 }
 
@@ -533,13 +700,24 @@ static void start_runs(struct dm_loop_file *lf, struct dm_loop_round *round,
 
 	blk_start_plug(&plug);
 	while (i < n) {
-		run = alloc_run(lf, round);
-		if (!run)
-			break;
-		i += build_run(run, bios + i, n - i, floor, later);
-		if (run->error || bio_list_empty(&run->bios))
+		struct dm_loop_plan plan = { };
+		int used = plan_run(lf, &plan, bios + i, n - i, floor, later);
+
+		if (used < 0) {
+			trace_dm_loop_fill(lf, bio_start(bios[i]),
+					   bio_sectors(bios[i]), used);
+			end_later(lf, bios[i++], used, &round->done_bios);
 			continue;
-		floor = run->end;
+		}
+		i += used;
+		if (bio_list_empty(&plan.bios))
+			continue;
+		run = make_run(lf, round, &plan);
+		if (!run) {
+			bio_list_merge(later, &plan.bios);
+			break;
+		}
+		floor = plan.end;
 		dm_loop_count(lf, DM_LOOP_FILLS);
 		atomic_inc(&round->pending);
 		lf->fs->submit(run);
@@ -559,6 +737,7 @@ static void fill_round(struct dm_loop_file *lf, struct bio_list *fills,
 	};
 	struct dm_loop_run *run, *next;
 	struct bio *bios[ROUND];
+	struct bio *bio;
 	unsigned int n;
 
 	n = take_bios(fills, bios);
@@ -566,10 +745,13 @@ static void fill_round(struct dm_loop_file *lf, struct bio_list *fills,
 	round_put(&round);
 	wait_for_completion_io(&round.done);
 	list_for_each_entry_safe(run, next, &round.runs, node) {
-		end_run(run);
+		end_run(run, &round.done_bios);
 		bio_put(&run->bio);
 		dm_loop_gave(DM_LOOP_OWN_RUN);
 	}
+	/* All at once: each end may wake somebody who wants our processor. */
+	while ((bio = bio_list_pop(&round.done_bios)))
+		bio_endio(bio);
 }
 
 /* --- ext2, ext3, ext4 --------------------------------------------------- */
@@ -615,7 +797,7 @@ static void ext_submit(struct dm_loop_run *run)
 	iov_iter_bvec(&iter, ITER_SOURCE, run->bio.bi_io_vec, run->bio.bi_vcnt,
 		      run->bio.bi_iter.bi_size);
 	init_sync_kiocb(&run->iocb, run->lf->file);
-	run->iocb.ki_pos = run->start << SECTOR_SHIFT;
+	run->iocb.ki_pos = run->plan.start << SECTOR_SHIFT;
 	run->iocb.ki_flags |= IOCB_DIRECT;
 	run->iocb.ki_complete = ext_complete;
 	n = run->lf->file->f_op->write_iter(&run->iocb, &iter);
@@ -714,19 +896,21 @@ static void xfs_end_io(struct bio *bio)
 	if (bio->bi_status)
 		run_done(run, blk_status_to_errno(bio->bi_status));
 	else
-		run_done(run, (run->end - run->start) << SECTOR_SHIFT);
+		run_done(run, run_bytes(run));
 }
 
 static void xfs_submit(struct dm_loop_run *run)
 {
+	const struct dm_loop_plan *plan = &run->plan;
 	struct bio *bio = &run->bio;
 
 	/* The allocation gave less than the whole run in one piece. */
-	if (run->ext.state == DM_LOOP_HOLE) {
+	if (plan->ext.state == DM_LOOP_HOLE) {
 		run_done(run, -EIO);
 		return;
 	}
-	bio->bi_iter.bi_sector = run->ext.phys + (run->start - run->ext.start);
+	bio_set_dev(bio, run->lf->bdev);
+	bio->bi_iter.bi_sector = plan->ext.phys + (plan->start - plan->ext.start);
 	bio->bi_end_io = xfs_end_io;
 	submit_bio(bio);
 }
@@ -768,7 +952,8 @@ static int compare_pending(void *priv, const struct list_head *a,
 	return x->start > y->start;
 }
 
-#define COMMIT_MAPS 32
+/* As many as fit what kmalloc() hands out without trouble. */
+#define COMMIT_MAPS (SZ_8K / sizeof(struct iomap))
 
 /* Up to COMMIT_MAPS merged ranges; what they were made of moves to @taken. */
 static int take_maps(struct list_head *pending, struct list_head *taken,
@@ -989,6 +1174,11 @@ static int zero_edge(struct dm_loop_file *lf, sector_t start, sector_t end)
 		if (!lookup(lf, start, &r))
 			return -EIO;
 		n = min(end, r.start + r.len) - start;
+		if (r.state == DM_LOOP_FILLED) {
+			err = locate(lf, start, start + n);
+			n = 0;
+			continue;
+		}
 		if (r.state != DM_LOOP_MAPPED)
 			continue;
 		err = blkdev_issue_zeroout(lf->bdev,
@@ -1103,6 +1293,18 @@ static void send(struct dm_loop_file *lf, struct bio *bio,
 	submit_bio_noacct(bio);
 }
 
+/* The extent where @bio begins, with its place. */
+static bool find_place(struct dm_loop_file *lf, struct bio *bio,
+		       struct dm_loop_range *r)
+{
+	if (!lookup(lf, bio_start(bio), r))
+		return false;
+	if (r->state != DM_LOOP_FILLED)
+		return true;
+	return !locate(lf, bio_start(bio), bio_end(bio)) &&
+	       lookup(lf, bio_start(bio), r);
+}
+
 /* The table may have changed since map(): look again, piece by piece. */
 static void route(struct dm_loop_file *lf, struct bio *bio,
 		  struct bio_list *fills)
@@ -1112,7 +1314,7 @@ static void route(struct dm_loop_file *lf, struct bio *bio,
 	sector_t n;
 
 	do {
-		if (!lookup(lf, bio_start(bio), &r)) {
+		if (!find_place(lf, bio, &r)) {
 			end_bio(bio, -EIO);
 			return;
 		}
@@ -1215,21 +1417,6 @@ static void keep_held(struct dm_loop_file *lf, struct bio_list *held,
 	spin_unlock_irq(&lf->todo_lock);
 }
 
-/* The filesystem must not wait for us, in any way, while it works for us. */
-static unsigned int enter_fs(void)
-{
-	unsigned int flags = memalloc_noio_save();
-
-	current->flags |= PF_LOCAL_THROTTLE;
-	return flags;
-}
-
-static void leave_fs(unsigned int flags)
-{
-	current->flags &= ~PF_LOCAL_THROTTLE;
-	memalloc_noio_restore(flags);
-}
-
 static void dm_loop_work(struct work_struct *work)
 {
 	struct dm_loop_file *lf = container_of(work, struct dm_loop_file,
@@ -1327,6 +1514,8 @@ void dm_loop_fill_stop(struct dm_loop_file *lf)
 {
 	int r;
 
+	cancel_delayed_work_sync(&lf->locator);
+	lf->filled_end = 0;
 	cancel_delayed_work_sync(&lf->flusher);
 	r = dm_loop_sync(lf);
 	if (r)
@@ -1493,6 +1682,7 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 	INIT_DELAYED_WORK(&lf->retry, dm_loop_retry);
 	INIT_DELAYED_WORK(&lf->touch, dm_loop_touch);
 	INIT_DELAYED_WORK(&lf->flusher, dm_loop_flush);
+	INIT_DELAYED_WORK(&lf->locator, dm_loop_locator);
 	INIT_WORK(&lf->event, dm_loop_event);
 	mutex_init(&lf->worker_lock);
 	mutex_init(&lf->sync_lock);
@@ -1512,6 +1702,7 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 void dm_loop_worker_exit(struct dm_loop_file *lf)
 {
 	cancel_delayed_work_sync(&lf->retry);
+	cancel_delayed_work_sync(&lf->locator);
 	cancel_delayed_work_sync(&lf->touch);
 	cancel_delayed_work_sync(&lf->flusher);
 	cancel_work_sync(&lf->event);

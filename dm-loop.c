@@ -329,8 +329,7 @@ static int map_write(struct dm_loop_file *lf, struct bio *bio, sector_t phys,
 /* After an error the filesystem may go read-only under our writes. */
 static int map_rdonly(struct dm_loop_file *lf)
 {
-	if (!test_and_set_bit(0, &lf->said_rdonly))
-		queue_work(lf->wq, &lf->event);
+	dm_loop_file_failed(lf);
 	return DM_MAPIO_KILL;
 }
 
@@ -369,7 +368,8 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 	io->flags = bio->bi_opf & REQ_FUA ? DM_LOOP_IO_FUA : 0;
 	if (bio->bi_opf & REQ_PREFLUSH)
 		return map_flush(lf, bio);
-	if (write && sb_rdonly(lf->inode->i_sb))
+	if (write && unlikely(sb_rdonly(lf->inode->i_sb) ||
+			      test_bit(0, &lf->failed)))
 		return map_rdonly(lf);
 
 	io->sector = lt->start + dm_target_offset(ti, bio->bi_iter.bi_sector);
@@ -398,6 +398,8 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 				 range.state);
 	if (range.state == DM_LOOP_HOLE || range.state == DM_LOOP_UNWRITTEN)
 		return map_zeroes(lf, bio);
+	if (range.state == DM_LOOP_FILLED)
+		return map_defer(lf, bio);
 	return map_remap(lf, bio, range.phys + (io->sector - range.start));
 }
 
@@ -433,6 +435,7 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 static void loop_postsuspend(struct dm_target *ti)
 {
 	dm_loop_file_deactivate(ti->private);
+	dm_loop_file_release_idle(ti);
 }
 
 static int loop_preresume(struct dm_target *ti)
@@ -444,6 +447,7 @@ static int loop_preresume(struct dm_target *ti)
 	r = dm_loop_file_activate(lt, &why);
 	if (r) {
 		pr_err("%s: cannot resume: %s (%d)\n", lt->path, why, r);
+		dm_loop_file_undo_resume(ti);
 		dm_table_event(ti->table);
 	}
 	return r;
@@ -544,7 +548,8 @@ static size_t emit_info(struct dm_loop_target *lt, char *result,
 	       lf->mode == DM_LOOP_MODE_RELEASED ? "none" :
 	       lf->file->f_mode & FMODE_WRITE ? "write" : "read",
 	       lf->swapfile ? "+swap" : "", extents,
-	       n.sectors[DM_LOOP_MAPPED], n.sectors[DM_LOOP_HOLE],
+	       n.sectors[DM_LOOP_MAPPED] + n.sectors[DM_LOOP_FILLED],
+	       n.sectors[DM_LOOP_HOLE],
 	       n.sectors[DM_LOOP_UNWRITTEN],
 	       n.sectors[DM_LOOP_SHARED], 2 * DM_LOOP_NR_COUNTS);
 	for (i = 0; i < DM_LOOP_NR_COUNTS; i++)

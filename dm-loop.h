@@ -118,12 +118,15 @@ enum dm_loop_mode {
  *	inside @lock and @worker_lock, outside the inode lock.
  * @flusher: commits, for the bios in @flushes
  * @retry: queues @worker again while the host filesystem is frozen
+ * @locator: asks where blocks are that were filled
+ * @filled_start: first sector that it has to look at, under @lock
+ * @filled_end: one past the last, 0 when there is nothing
  * @touch: updates the times of the file
  * @event: wakes those who wait for an event of our devices
  * @release: gives the file back when a frozen host has thawed
  * @next_touch: when the times may be updated next, in jiffies
  * @times_stale: bit 0: written since the times were updated
- * @said_rdonly: bit 0: told that the filesystem went read-only
+ * @failed: bit 0: the filesystem takes no writes any more
  * @todo_lock: protects the three lists below.  A leaf, taken with interrupts off, because
  *	bios come from end_io too.
  * @todo: bios for @worker
@@ -159,12 +162,15 @@ struct dm_loop_file {
 	struct mutex sync_lock; /* see above */
 	struct delayed_work flusher;
 	struct delayed_work retry;
+	struct delayed_work locator;
+	sector_t filled_start;
+	sector_t filled_end;
 	struct delayed_work touch;
 	struct work_struct event;
 	struct delayed_work release;
 	unsigned long next_touch;
 	unsigned long times_stale;
-	unsigned long said_rdonly;
+	unsigned long failed;
 	spinlock_t todo_lock; /* see above */
 	struct bio_list todo;
 	struct bio_list flushes;
@@ -178,6 +184,7 @@ struct dm_loop_file {
 /**
  * struct dm_loop_target - one line of a device-mapper table
  * @node: entry of lf->targets
+ * @all: entry of the list of all targets
  * @ti: its device-mapper half
  * @lf: the backing file
  * @start: first sector of the device in the file, in 512-byte sectors
@@ -196,6 +203,7 @@ struct dm_loop_file {
  */
 struct dm_loop_target {
 	struct list_head node;
+	struct list_head all;
 	struct dm_target *ti;
 	struct dm_loop_file *lf;
 	sector_t start;
@@ -276,11 +284,14 @@ int dm_loop_file_attach(struct dm_loop_target *lt);
 void dm_loop_file_detach(struct dm_loop_target *lt);
 int dm_loop_file_activate(struct dm_loop_target *lt, const char **why);
 void dm_loop_file_deactivate(struct dm_loop_target *lt);
+void dm_loop_file_undo_resume(struct dm_target *ti);
+void dm_loop_file_release_idle(struct dm_target *ti);
 bool dm_loop_file_cached(const struct dm_loop_file *lf, sector_t sector,
 			 unsigned int sectors);
 void dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 			     unsigned int sectors);
 void dm_loop_file_wrote(struct dm_loop_file *lf);
+void dm_loop_file_failed(struct dm_loop_file *lf);
 void dm_loop_file_touch(struct dm_loop_file *lf);
 void dm_loop_file_event(struct dm_loop_file *lf);
 int dm_loop_file_check(struct dm_loop_target *lt, char *result,
@@ -295,6 +306,7 @@ void dm_loop_worker_exit(struct dm_loop_file *lf);
 void dm_loop_defer(struct dm_loop_file *lf, struct bio *bio);
 void dm_loop_defer_sync(struct dm_loop_file *lf, struct bio *bio);
 void dm_loop_defer_file(struct dm_loop_file *lf, struct bio *bio);
+int dm_loop_locate(struct dm_loop_file *lf, sector_t start, sector_t end);
 int dm_loop_sync(struct dm_loop_file *lf);
 void dm_loop_fill_stop(struct dm_loop_file *lf);
 const struct dm_loop_fs *dm_loop_fill_fs(const struct dm_loop_file *lf);
