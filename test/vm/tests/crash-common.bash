@@ -29,22 +29,24 @@ crash_begin()
 	mount /dev/ram0 /mnt/host
 }
 
-# crash_image KIND: /mnt/host/image, and for reflinked ones a clone of it.
+# crash_image KIND [OPTIONS OF THE TABLE...]: /mnt/host/image, and for reflinked ones a clone
+# of it. A journalled one works by file I/O, and so does a reflinked one without unshare.
 crash_image()
 {
 	local bytes=$((crash_image_mib << 20))
-	crash_base=
+	crash_base='' crash_mode=mapped crash_mount=defaults
 	case $1 in
 	sparse) truncate -s "$bytes" /mnt/host/image ;;
-	fallocated) fallocate -l "$bytes" /mnt/host/image ;;
-	mixed)
+	journalled)
+		crash_mode=file crash_mount=data=journal
 		truncate -s "$bytes" /mnt/host/image
-		fallocate -o $((bytes / 3)) -l $((bytes / 3)) /mnt/host/image
 		;;
+	fallocated) fallocate -l "$bytes" /mnt/host/image ;;
 	reflinked)
 		crash init /mnt/host/image "$bytes"
 		cp --reflink=always /mnt/host/image /mnt/host/clone
 		crash_base=base
+		[[ " ${*:2} " == *" unshare "* ]] || crash_mode=file
 		;;
 	esac
 }
@@ -55,7 +57,7 @@ crash_log()
 	umount /mnt/host
 	dd if=/dev/ram0 of=/dev/ram1 bs=1M iflag=direct oflag=direct status=none
 	dmsetup create log --table "0 $((crash_disk_mib << 11)) log-writes /dev/ram0 $(disk 1)"
-	mount /dev/mapper/log /mnt/host
+	mount -o "$crash_mount" /dev/mapper/log /mnt/host
 	dmsetup message log 0 mark begin
 }
 
@@ -89,7 +91,7 @@ crash_fsck()
 # One power cut: what is on /dev/mapper/snap is what the disk has.
 crash_cut()
 {
-	mount /dev/mapper/snap /mnt/host || return
+	mount -o "$crash_mount" /dev/mapper/snap /mnt/host || return
 	crash_look "$1" || return
 	umount /mnt/host || return
 	crash_fsck /dev/mapper/snap
@@ -101,14 +103,14 @@ crash_replay()
 	local count=$1 log pos=0 i n at next ack kind some
 	local -a places picked
 	log=$(disk 1)
-	# Each place: entries up to it, entries up to the next place without that, promises made.
+	# Each place: entries up to it, promises made, what it is, entries up to the next place
+	# without that. Before the last mark "begin" a test was not ready to be cut.
 	mapfile -t places < <(replay list "$log" | awk '
-		$2 == "mark" && $3 == "begin" { begun = 1 }
-		!begun { next }
-		last != "" { print last, $1 - 1 }
-		{ last = "" }
+		last != "" { place[n++] = last " " $1 - 1; last = "" }
+		$2 == "mark" && $3 == "begin" { n = 0; begun = 1 }
 		$2 == "mark" && $3 == "ack" { ack = $4 }
-		begun { last = $1 " " (ack + 0) " " $2 }')
+		begun { last = $1 " " (ack + 0) " " $2 }
+		END { for (i = 0; i < n; i++) print place[i] }')
 	n=${#places[@]}
 	note "$n places where the power may be cut"
 	[ "$n" -ge "$count" ] || fail "fewer than $count places"
@@ -140,9 +142,10 @@ crash_case()
 	shift 4
 	note "$fs, $kind image${*:+, $*}"
 	crash_begin "$fs"
-	crash_image "$kind"
+	crash_image "$kind" "$@"
 	crash_log
 	loop_dev disk /mnt/host/image 0 "$@" >/dev/null
+	same "mode" "$(status_field disk mode)" "$crash_mode"
 	random seed $((1 << 30))
 	crash write /dev/mapper/disk "$state/trace" "$seed" "$ops" log >&2
 	dmsetup status disk >&2
