@@ -20,7 +20,7 @@ else
 kernels := $(K)
 endif
 
-.PHONY: all help module native dmlosetup check check-debug demo shell lint install clean \
+.PHONY: all help module native dmlosetup check check-debug soak demo shell lint install clean \
 	update-kernels $(KERNELS:%=module-%) module-debug
 .DEFAULT_GOAL := all
 
@@ -33,6 +33,7 @@ help:
 	@echo 'make check T=name K=6.12  only that test (or pattern) on that kernel'
 	@echo 'make check-debug          the same in a 7.2 with KASAN, lockdep and more, built once'
 	@echo 'make demo KERNEL=6.12     see it work in a virtual machine'
+	@echo 'make soak [K=6.12]        random load for an hour a test; DMLOOP_SOAK=SECONDS is another time'
 	@echo 'make bench [B=NAME]       measure, against loop and others; without B: what there is'
 	@echo 'make shell K=6.12         a shell in a virtual machine'
 	@echo 'make module K=6.12|all    build/KERNEL/dm_loop.ko for a Debian kernel'
@@ -87,6 +88,10 @@ check:
 
 check-debug:
 	@$(VM)/check debug
+
+soak:
+	@T='$(or $(T),load-model load-fio refresh-random)' DMLOOP_SOAK=$(or $(DMLOOP_SOAK),3600) \
+		$(VM)/check $(or $(filter-out all,$(K)),$(if $(K),$(KERNELS),6.12))
 
 demo:
 	@$(VM)/demo $(or $(KERNEL),$(K),6.12)
