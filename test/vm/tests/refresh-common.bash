@@ -145,7 +145,8 @@ reload()
 # ------------------------------------------------------- I/O that goes on above --
 
 # A device or a file of zeroes is written at random, and each read is compared.
-# writer_start TARGET BYTES [PACE]; writer_goes_on; writer_stop: ends it, and looks at every byte
+# writer_start TARGET BYTES [PACE]; writer_goes_on; writer_stop: ends it, and looks at every byte;
+# writer_end and writer_was_right FILE are its halves
 writer_start()
 {
 	writer_target=$1 writer_bytes=$2 writer_log=$state/instants.$((++writer_number))
@@ -169,13 +170,24 @@ writer_goes_on()
 	soon "the writer goes on" writer_wrote $((n + 4))
 }
 
-writer_stop()
+writer_end()
 {
 	kill "$writer_pid"
 	check "the writer saw nothing wrong" wait "$writer_pid"
 	note "$(instants count "$writer_log") writes"
-	check "every byte of it is right" instants check "$writer_target" "$writer_bytes" "$writer_log" last >/dev/null
+}
+
+# writer_was_right FILE: it has all of them, and nothing else
+writer_was_right()
+{
+	check "every byte of it is right" instants check "$1" "$writer_bytes" "$writer_log" last >/dev/null
 	rm "$writer_log"
+}
+
+writer_stop()
+{
+	writer_end
+	writer_was_right "$writer_target"
 }
 
 # Files come, go, and are compared, through the page cache of a filesystem.

@@ -28,8 +28,11 @@ bad_file()
 	truncate -s 20M "$image"
 	no_resume disk "File is shorter than the table says"
 	no_resume disk "File is shorter than the table says"
+	fails "dmlosetup: .*File is shorter than the table says" within dmlosetup --refresh disk
+	same "it stays" "$(state_of disk) $(status_field disk mode)" "Suspended released"
 	truncate -s 24M "$image"
-	goes_on
+	within dmlosetup --refresh disk
+	writer_goes_on
 	suspend disk
 	cp --reflink=never "$image" "$image.copy"
 	: >"$image"

@@ -72,7 +72,7 @@ step_grow()
 		mib=$((mib + 1))
 		truncate -s "${mib}M" "$image"
 		reload disk "$image"
-		fi
+	fi
 }
 
 step_status()
@@ -94,12 +94,27 @@ step_check()
 	esac
 }
 
+# To a hole, most often, and nobody waits for it before the sequence is over: the
+# next step finds it under way, or it waits for a resume.
 step_write()
 {
-	[ -z "$suspended" ] || return 0
 	local at
 	random at 8
-	dd if=/dev/urandom of="$node" bs=64K count=1 seek=$((16 * (16 + at))) oflag=direct status=none
+	dd if=/dev/urandom of="$node" bs=64K count=8 seek=$((16 * (16 + at))) oflag=direct status=none &
+	writes+=($!)
+}
+
+# The filesystem below is frozen, and does not thaw before the other state is reached.
+step_frozen()
+{
+	fsfreeze -f "$host"
+	if [ -n "$suspended" ]; then
+		step_resume
+	else
+		within dmsetup suspend --noflush --nolockfs disk
+		suspended=1
+	fi
+	fsfreeze -u "$host"
 }
 
 step_discard()
@@ -110,14 +125,15 @@ step_discard()
 	blkdiscard -f -o $(((16 + at) << 20)) -l 512K "$node"
 }
 
-steps=(suspend suspend suspend resume resume load_same load clear rewrite rewrite rewrite grow status check write discard)
+steps=(suspend suspend suspend resume resume load_same load clear rewrite rewrite rewrite grow status check write write discard frozen)
 
 sequences()
 {
-	local count=$1 n i length step
+	local count=$1 n i length step pid
+	local -a writes
 	for ((n = 0; n < count; n++)); do
 		random length 6
-		said=
+		said='' writes=()
 		for ((i = 0; i < length + 3; i++)); do
 			random step ${#steps[@]}
 			said+=" ${steps[step]}"
@@ -125,6 +141,9 @@ sequences()
 		done
 		echo "$n:$said" >>"$state/sequences"
 		[ -z "$suspended" ] || step_resume
+		for pid in ${writes[@]+"${writes[@]}"}; do
+			wait "$pid" || fail "a write failed"
+		done
 		step_check
 		[ $((n % 4)) != 0 ] || writer_goes_on 2>/dev/null
 		rm -f "$image".between.*
@@ -146,20 +165,22 @@ trap say_last EXIT
 on_device()
 {
 	local count=$1
-	image=$2/image suspended='' mib=24
+	host=$2 image=$2/image suspended='' mib=24
 	truncate -s "${mib}M" "$image"
 	node=$(loop_dev disk "$image")
 	writer_start "$node" $((16 << 20))
 	sequences "$count"
-	writer_stop
-	dmsetup remove disk
+	writer_end
+	within dmsetup suspend disk
+	within dmsetup remove disk
+	writer_was_right "$image"
 }
 
 # The same with a filesystem, which the suspend freezes or not.
 on_filesystem()
 {
 	local count=$1
-	image=$2/image suspended='' mib=44
+	host=$2 image=$2/image suspended='' mib=44
 	truncate -s "${mib}M" "$image"
 	node=$(loop_dev disk "$image")
 	# The steps may write where it is not
