@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: any path comes through a table and back, and names the same file again
-# KERNELS: 6.12 7.2
 # TIMEOUT: 120
 
 dir=$(mkfs_mount ext4)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: nobody can remap the file while it is attached; suspend and remove give it back
-# KERNELS: 6.12 7.2
 # TIMEOUT: 400
 
 key=

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: reload, suspend, resume and remove in every order, and what makes a resume fail
-# KERNELS: 6.12 7.2
 # TIMEOUT: 180
 
 size=$((4 << 20))
