@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: power cuts under ext4 on a device on a file: both filesystems are whole, and so is what was synced
+# LONG: forty power cuts, each with two filesystems mounted and checked
 # TIMEOUT: 900
-# KERNELS: 6.12
 
 # shellcheck source=test/vm/tests/crash-common.bash
 . /dmloop/vm/tests/crash-common.bash

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: files that cannot be mapped work by file I/O; the option mapped refuses them
-# KERNELS: 6.1 6.12
 # TIMEOUT: 400
 
 seed=

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: queue limits are those of the disk below; NOWAIT works; sysfs shows the stack
-# KERNELS: 7.2
-# TIMEOUT: 240
+# TIMEOUT: 500
 
 sysfs()
 {

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
 # DESCRIPTION: dmlosetup resizes, refreshes, clones and verifies a device in use
-# KERNELS: 6.1 6.12
 # TIMEOUT: 600
 
 size()

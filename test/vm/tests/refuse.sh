@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: every file that is refused: the error, what it says, and that the file is as before
-# KERNELS: 7.2
 # TIMEOUT: 400
 
 # With delayed allocation ext4 does not journal the data of single files.

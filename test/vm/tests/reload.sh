@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: reload, suspend, resume and remove in every order, and what makes a resume fail
-# TIMEOUT: 180
+# TIMEOUT: 300
 
 size=$((4 << 20))
 
