@@ -570,7 +570,7 @@ static int pin(struct dm_loop_file *lf, const char **why)
 		return refuse(why, "File is open for writing elsewhere", r);
 	lf->chunk = choose_chunk(lf);
 	lf->aops = lf->file->f_mapping->a_ops;
-	clear_bit(0, &lf->failed);
+	lf->failed = 0;
 	r = map_file(lf, why);
 	if (!r)
 		lf->mode = DM_LOOP_MODE_MAPPED;
@@ -1394,7 +1394,7 @@ static bool is_alive(struct dm_loop_file *lf)
  */
 void dm_loop_file_failed(struct dm_loop_file *lf)
 {
-	if (!test_and_set_bit(0, &lf->failed))
+	if (!test_and_set_bit(DM_LOOP_NO_WRITES, &lf->failed))
 		queue_work(lf->wq, &lf->event);
 }
 

@@ -499,6 +499,9 @@ static int plan_run(struct dm_loop_file *lf, struct dm_loop_plan *plan,
 		plan->end = max(plan->end, min(round_up(pos, block), ext_end));
 	}
 	plan->segments += zero_segments(plan->end - pos);
+	/* For what lies behind the end of the file, see behind_end(). */
+	if (plan->end & (block - 1))
+		plan->segments += zero_segments(block);
 	return i;
 }
 
@@ -635,10 +638,17 @@ static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 			   ext->start + ext->len), false);
 }
 
-/* Full or over quota: tell whoever waits for an event of the device. */
-static void say_full(struct dm_loop_file *lf)
+/*
+ * Full or over quota, or, told but once, another error of the filesystem: an
+ * event for whoever waits for one.  ext4 with an aborted journal need not show
+ * in any other way that it has failed.
+ */
+static void say_error(struct dm_loop_file *lf, int r)
 {
-	dm_loop_count(lf, DM_LOOP_NOSPC);
+	if (r == -ENOSPC || r == -EDQUOT)
+		dm_loop_count(lf, DM_LOOP_NOSPC);
+	else if (!r || test_and_set_bit(DM_LOOP_SAID_ERROR, &lf->failed))
+		return;
 	queue_work(lf->wq, &lf->event);
 }
 
@@ -646,8 +656,7 @@ static void say_full(struct dm_loop_file *lf)
 static void end_later(struct dm_loop_file *lf, struct bio *bio, int error,
 		      struct bio_list *done)
 {
-	if (error == -ENOSPC || error == -EDQUOT)
-		say_full(lf);
+	say_error(lf, error);
 	bio->bi_status = errno_to_blk_status(error);
 	bio_list_add(done, bio);
 }
@@ -899,6 +908,17 @@ static void xfs_end_io(struct bio *bio)
 		run_done(run, run_bytes(run));
 }
 
+/*
+ * The last block goes on behind the end of the file.  Once it is written a
+ * mapping of the file, and the filesystem's read of the block, show all of it.
+ */
+static sector_t behind_end(const struct dm_loop_run *run)
+{
+	sector_t end = run->plan.end;
+
+	return round_up(end, block_sectors(run->lf)) - end;
+}
+
 static void xfs_submit(struct dm_loop_run *run)
 {
 	const struct dm_loop_plan *plan = &run->plan;
@@ -909,6 +929,7 @@ static void xfs_submit(struct dm_loop_run *run)
 		run_done(run, -EIO);
 		return;
 	}
+	add_zeroes(bio, behind_end(run));
 	bio_set_dev(bio, run->lf->bdev);
 	bio->bi_iter.bi_sector = plan->ext.phys + (plan->start - plan->ext.start);
 	bio->bi_end_io = xfs_end_io;
@@ -1498,6 +1519,7 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	/* Only now may a flush that comes meanwhile pass us by. */
 	if (!r)
 		atomic64_set(&lf->synced, dirtied);
+	say_error(lf, r);
 	trace_dm_loop_commit(lf, 0, i_size_read(lf->inode) >> SECTOR_SHIFT, r);
 out:
 	mutex_unlock(&lf->sync_lock);
@@ -1636,8 +1658,7 @@ static void dm_loop_file_io(struct work_struct *work)
 	trace_dm_loop_fallback(lf, bio_start(bio), bio_sectors(bio), r);
 	if (op_is_write(bio_op(bio))) {
 		need_fsync(lf);
-		if (r == -ENOSPC || r == -EDQUOT)
-			say_full(lf);
+		say_error(lf, r);
 	}
 	end_bio(bio, r);
 	leave_fs(flags);

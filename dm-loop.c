@@ -369,7 +369,7 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 	if (bio->bi_opf & REQ_PREFLUSH)
 		return map_flush(lf, bio);
 	if (write && unlikely(sb_rdonly(lf->inode->i_sb) ||
-			      test_bit(0, &lf->failed)))
+			      test_bit(DM_LOOP_NO_WRITES, &lf->failed)))
 		return map_rdonly(lf);
 
 	io->sector = lt->start + dm_target_offset(ti, bio->bi_iter.bi_sector);

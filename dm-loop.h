@@ -78,6 +78,12 @@ enum dm_loop_mode {
 	DM_LOOP_MODE_FILE,	/* by file I/O */
 };
 
+/* Bits that stay until the file is pinned anew. */
+enum dm_loop_failed {
+	DM_LOOP_NO_WRITES,	/* the filesystem takes no writes any more */
+	DM_LOOP_SAID_ERROR,	/* an event has told of an error */
+};
+
 /**
  * struct dm_loop_file - the backing file: one for each inode in use
  * @node: entry of the list of all files, under dm_loop_files_lock
@@ -126,7 +132,7 @@ enum dm_loop_mode {
  * @release: gives the file back when a frozen host has thawed
  * @next_touch: when the times may be updated next, in jiffies
  * @times_stale: bit 0: written since the times were updated
- * @failed: bit 0: the filesystem takes no writes any more
+ * @failed: what is known of errors of the filesystem, enum dm_loop_failed
  * @todo_lock: protects the three lists below.  A leaf, taken with interrupts off, because
  *	bios come from end_io too.
  * @todo: bios for @worker
