@@ -9,6 +9,7 @@
  * fileop nowait-read DEV OFFSET BYTES   RWF_NOWAIT, direct
  * fileop nowait-write DEV OFFSET BYTES  the same, of bytes 0x5a
  * fileop memory MIB                   fills as much memory, and checks it twice
+ * fileop tail FILE                    what a mapping shows behind the end, to stdout
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -129,6 +130,28 @@ static int memory(size_t bytes)
 	return 0;
 }
 
+/* The rest of the last page, which must be zeroes. */
+static int tail(const char *path)
+{
+	int fd = open(path, O_RDONLY);
+	off_t size, start;
+	char *p;
+
+	if (fd < 0)
+		return fail(path);
+	size = lseek(fd, 0, SEEK_END);
+	start = size & ~4095L;
+	if (start == size)
+		return 0;
+	p = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, start);
+	if (p == MAP_FAILED)
+		return fail("mmap");
+	size -= start;
+	if (write(1, p + size, 4096 - size) != 4096 - size)
+		return fail("write");
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *op = argc > 1 ? argv[1] : "";
@@ -145,6 +168,8 @@ int main(int argc, char **argv)
 			      strtoull(argv[4], NULL, 0));
 	if (argc == 3 && !strcmp(op, "memory"))
 		return memory(strtoull(argv[2], NULL, 0) << 20);
+	if (argc == 3 && !strcmp(op, "tail"))
+		return tail(argv[2]);
 	fprintf(stderr, "fileop: see its source\n");
 	return 2;
 }
