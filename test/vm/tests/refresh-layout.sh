@@ -2,7 +2,8 @@
 # shellcheck shell=bash
 # DRAFT: not yet seen green from start to end on all kernels
 # DESCRIPTION: while a device with a filesystem and writers on it is suspended, its file moves on the disk; then all goes on
-# TIMEOUT: 400
+# LONG: blocks move twenty times, with a filesystem and writers above
+# TIMEOUT: 600
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"
@@ -127,12 +128,10 @@ layout()
 		change_layout clone_and_keep "$image"
 		same "shared blocks: only xfs can write them" "$(status_field disk mode)" file
 		change_layout punch_and_restore "$image"
-		suspend disk
 		rm "$clone"
-		xfs_io -c "funshare 0 $size" "$image"
-		resume disk
+		# xfs forgets that there was a clone when the file is empty, and not before
+		change_layout copy_over "$image"
 		same "all its own again" "$(status_field disk mode)" mapped
-		writer_goes_on
 	fi
 	churn_stop
 	writer_stop
