@@ -3,7 +3,6 @@
 # DRAFT: seen green on 6.12, before its last change
 # DESCRIPTION: fio verifies random writes of 512 B to 1 MiB among trims, four jobs 32 deep, from an empty image on
 # TIMEOUT: 600
-# KERNELS: 6.12
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 # With DMLOOP_SOAK as often as it fits into those seconds.

@@ -2,8 +2,8 @@
 # shellcheck shell=bash
 # DRAFT: seen green on 6.12, before its last change
 # DESCRIPTION: threads compare a device on a sparse image with a model of it, also while the file is read
+# LONG: two minutes of load
 # TIMEOUT: 900
-# KERNELS: 6.12
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 

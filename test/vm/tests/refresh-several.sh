@@ -2,7 +2,8 @@
 # shellcheck shell=bash
 # DRAFT: not yet seen green from start to end on all kernels
 # DESCRIPTION: several targets in a table, several devices on a file, other names of the file, and others who want it
-# TIMEOUT: 300
+# LONG: many commands
+# TIMEOUT: 600
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"
