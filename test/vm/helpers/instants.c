@@ -9,7 +9,7 @@
  * Each thread has a part of FILE to itself and does one write after the other. Each
  * block that it writes says who wrote it, in which write. The log has a stamp from before and one from
  * after each write. So a copy of FILE is the state of one instant when each part holds
- * exactly the first n writes of its thread, and no write that it has was begun after
+ * exactly the first n writes of its thread, and perhaps a part of the next, and no write that it has was begun after
  * one that it has not was complete.
  */
 #define _GNU_SOURCE
@@ -277,10 +277,16 @@ static void replay(uint64_t thread, uint64_t writes, uint64_t *want)
 	}
 }
 
-/* Return: the newest write that the part has, or -1. */
+/*
+ * The newest write may be there in part: it was under way, and a device may
+ * take the pieces of one at different times.
+ * Return: how many writes the part has as a whole, or -1.
+ */
 static int64_t check_part(int fd, uint64_t thread)
 {
 	uint64_t *buf = alloc_blocks(part), *want = calloc(part, sizeof(*want)), i;
+	uint64_t *before = calloc(part, sizeof(*before));
+	int torn = 0;
 	size_t size = part * BLOCK, got = 0;
 	int64_t newest = 0;
 	ssize_t n;
@@ -302,16 +308,22 @@ static int64_t check_part(int fd, uint64_t thread)
 			newest = write;
 	}
 	replay(thread, newest, want);
+	replay(thread, newest ? newest - 1 : 0, before);
 	for (i = 0; i < part; i++) {
 		if (buf[i * WORDS + 3] == want[i])
 			continue;
+		if (buf[i * WORDS + 3] == before[i]) {
+			torn = 1;
+			continue;
+		}
 		fprintf(stderr, "instants: the newest write is %" PRId64 ", but:\n", newest);
 		say_wrong(thread * part + i, buf + i * WORDS, want[i]);
 		return -1;
 	}
+	free(before);
 	free(want);
 	free(buf);
-	return newest;
+	return newest - torn;
 }
 
 static int check(char **argv)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: not yet seen green from start to end as it is now
 # DESCRIPTION: power cuts under an image on ext4: nothing that was promised is lost
+# KERNELS: 6.12
 # LONG: a hundred times a filesystem is mounted, compared and checked
 # TIMEOUT: 900
 

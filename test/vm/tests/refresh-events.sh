@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: not yet seen green from start to end on all kernels
 # DESCRIPTION: dmsetup wait wakes for what somebody must see to, and udev follows a device that grows or gets another file
+# KERNELS: 7.2
 # TIMEOUT: 400
 
 # shellcheck source=test/vm/tests/refresh-common.bash

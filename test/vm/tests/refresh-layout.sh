@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: not yet seen green from start to end on all kernels
 # DESCRIPTION: while a device with a filesystem and writers on it is suspended, its file moves on the disk; then all goes on
+# KERNELS: 6.12 7.2
 # LONG: blocks move twenty times, with a filesystem and writers above
 # TIMEOUT: 600
 

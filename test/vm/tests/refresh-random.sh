@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: not yet seen green from start to end on all kernels
 # DESCRIPTION: a hundred random sequences of suspend, resume, load, clear, grow, changes of the file, with I/O above
+# KERNELS: 6.12 7.2
 # LONG: a hundred sequences of a dozen commands
 # TIMEOUT: 900
 

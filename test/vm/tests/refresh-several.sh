@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: not yet seen green from start to end on all kernels
+# DRAFT: not run since it was mended
 # DESCRIPTION: several targets in a table, several devices on a file, other names of the file, and others who want it
 # LONG: many commands
 # TIMEOUT: 600
@@ -70,7 +70,7 @@ several_targets()
 	within dmsetup remove disk
 	check "data in one" pattern check 3 $((18 << 20)) $((4 << 20)) < <(dd if="$a" bs=1M skip=8 count=4 status=none)
 	check "data in the other" test "$(stat -c %s "$b")" = $((16 << 20))
-	fails ENOENT within dmsetup remove second
+	fails ENXIO within dmsetup remove second
 	check "free" truncate -s 0 "$a" "$b"
 
 	note "a range twice in a table"
