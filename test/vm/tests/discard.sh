@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DESCRIPTION: discard and write zeroes give blocks back, whole ones and no others, which are then not ours
+# KERNELS: 6.12
+# TIMEOUT: 240
+
+# shellcheck disable=SC2154 # state is set in lib.sh
+key=
+random key 1000000
+
+# The folder of the device.
+sysfs()
+{
+	echo "/sys/block/$(dmsetup info -c --noheadings -o blkdevname x)"
+}
+
+kib()
+{
+	du -k "$1" | cut -f1
+}
+
+# What a filesystem in the image allocates, and gives back: in $full and $trimmed.
+use_and_trim()
+{
+	mkfs.ext4 -F -q -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 "$1"
+	mkdir -p /mnt/top
+	mount "$1" /mnt/top
+	pattern write "$key" 0 $((12 << 20)) >/mnt/top/data
+	pattern write "$key" 0 65536 >/mnt/top/stays
+	sync -f /mnt/top
+	full=$(kib "$2")
+	rm /mnt/top/data
+	sync -f /mnt/top
+	fstrim /mnt/top
+	check "what stays in it" pattern check "$key" 0 65536 </mnt/top/stays
+	umount /mnt/top
+	sync "$1"
+	trimmed=$(kib "$2")
+}
+
+trim()
+{
+	local loop theirs full trimmed
+	note "fstrim on $1"
+	truncate -s 32M "$2/ours" "$2/theirs"
+	loop=$(losetup -f --show --direct-io=on "$2/theirs")
+	use_and_trim "$loop" "$2/theirs"
+	losetup -d "$loop"
+	theirs=$trimmed
+	note "loop: $full KiB, then $trimmed"
+	dev=$(loop_dev x "$2/ours")
+	use_and_trim "$dev" "$2/ours"
+	note "dm-loop: $full KiB, then $trimmed"
+	check "there was something to give back" test "$full" -gt $((trimmed + 8192))
+	check "what is left, with 64 KiB for what was written around data" test "$trimmed" -le $((theirs + 64))
+	check "punches are counted" test "$(status_field x punches)" -gt 0
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup remove x
+	check "the filesystem in it" e2fsck -fn "$2/ours" >/dev/null 2>&1
+
+	dev=$(loop_dev x "$2/ours" 0 no_discard)
+	same "no_discard: limit" "$(cat "$(sysfs)/queue/discard_max_bytes")" 0
+	full=$(kib "$2/ours")
+	fails EOPNOTSUPP blkdiscard "$dev"
+	same "no_discard: KiB" "$(kib "$2/ours")" "$full"
+	dmsetup remove x
+}
+
+# to_model OPERATION FIRST SECTORS: what it does, the blocks being 8 sectors, counted in the file.
+# The block layer cuts a discard where blocks of the device would begin, and only whole
+# blocks of the file in one piece are given back.
+to_model()
+{
+	local first=$(($2 + offset)) end=$(($2 + offset + $3))
+	if [ "$1" = discard ]; then
+		first=$((($2 + 7) / 8 * 8 + offset))
+		first=$(((first + 7) / 8 * 8)) end=$((end / 8 * 8))
+	fi
+	[ "$first" -ge "$end" ] ||
+		dd if=/dev/zero of="$state/model" bs=512 seek="$first" count=$((end - first)) conv=notrunc status=none
+}
+
+to_device()
+{
+	local range=(-o $(($2 * 512)) -l $(($3 * 512)))
+	case $1 in
+	discard) blkdiscard "${range[@]}" "$dev" ;;
+	zero) blkdiscard -z "${range[@]}" "$dev" ;;
+	punch) fallocate -p "${range[@]}" "$dev" ;;
+	esac
+}
+
+# edges OFFSET FILE: of the device in the file, in sectors
+edges()
+{
+	local file=$2 op first n i operations=(discard zero punch)
+	offset=$1
+	note "edges, from sector $offset on"
+	written_file "$file" $((1 << 20))
+	cp "$file" "$state/model"
+	dev=$(loop_dev x "$file" $((offset * 512)))
+	for ((i = 0; i < 15; i++)); do
+		op=${operations[i % 3]}
+		random first 2000
+		random n $((i % 2 ? 40 : 9))
+		to_device "$op" "$first" $((n + 1))
+		to_model "$op" "$first" $((n + 1))
+		cmp "$dev" <(tail -c +$((offset * 512 + 1)) "$state/model") >&2 ||
+			fail "after $op of $((n + 1)) sectors from $first on"
+	done
+	# First writes again, into what was given back.
+	for first in 1 9 400 1000 1999; do
+		random_bytes 1024 >"$state/data"
+		dd if="$state/data" of="$dev" bs=512 seek="$first" oflag=direct conv=notrunc status=none
+		dd if="$state/data" of="$state/model" bs=512 seek=$((first + offset)) conv=notrunc status=none
+	done
+	sync "$dev"
+	check "the device" cmp "$dev" <(tail -c +$((offset * 512 + 1)) "$state/model")
+	check "the file" cmp "$file" "$state/model"
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup remove x
+	uncache "$file"
+	check "the file, given back" cmp "$file" "$state/model"
+}
+
+uncache()
+{
+	sync "$1"
+	dd if="$1" iflag=nocache count=0 status=none
+}
+
+# What uses blocks, and what does not.
+space()
+{
+	local file=$1 all
+	note "space"
+	written_file "$file" $((1 << 20))
+	all=$(kib "$file")
+	dev=$(loop_dev x "$file")
+	blkdiscard -o 0 -l 65536 "$dev"
+	check "discard frees" test "$(kib "$file")" -le $((all - 64))
+	fallocate -p -o 131072 -l 65536 "$dev"
+	check "a punch frees" test "$(kib "$file")" -le $((all - 128))
+	all=$(kib "$file")
+	blkdiscard -z -o 262144 -l 65536 "$dev"
+	same "blkdiscard -z keeps the blocks" "$(kib "$file")" "$all"
+	blkdiscard "$dev"
+	check "all of it" test "$(kib "$file")" -le 16
+	dmsetup remove x
+}
+
+neighbours()
+{
+	local seed
+	note "neighbours"
+	random seed $((1 << 30))
+	written_file "$1" $((4 << 20))
+	blkdiscard "$(loop_dev x "$1")"
+	check "model, seed $seed" model run -s "$seed" -t 5 -d 4096 /dev/mapper/x "$state/model"
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup remove x
+	check "the file" model check "$1" "$state/model"
+}
+
+edges_and_all()
+{
+	edges 0 "$2/image"
+	[ "$1" = ext2 ] || edges 3 "$2/image"
+	space "$2/image"
+	[ "$1" = ext2 ] || neighbours "$2/image"
+}
+
+# --- who has the blocks next ---
+
+# slowly COMMAND...: with I/O that waits between us and the disk for seconds
+slowly()
+(
+	echo "$BASHPID" >"$cgroup/cgroup.procs"
+	exec "$@"
+)
+
+in_flight()
+{
+	local n i
+	for ((i = 0; i < 100; i++)); do
+		read -r -a n <"$(sysfs)/inflight"
+		[ $((n[0] + n[1])) = 0 ] || return 0
+		sleep 0.05
+	done
+	fail "nothing is in flight"
+}
+
+# A file that wants the blocks, as soon as they are there.
+grab()
+{
+	local i
+	for ((i = 0; i < 200; i++)); do
+		# What is freed can be used when it is committed.
+		sync -f "$1"
+		rm -f "$1/other"
+		! pattern write 2 0 $((512 << 10)) 2>/dev/null |
+			dd of="$1/other" bs=512K iflag=fullblock oflag=direct conv=fsync status=none 2>/dev/null || return 0
+		sleep 0.1
+	done
+	fail "the blocks are not given back"
+}
+
+full_fs()
+{
+	local n
+	disk=$(disk 1)
+	case $1 in
+	ext4) mkfs.ext4 -F -q -m 0 "$disk" 48M ;;
+	xfs) mkfs.xfs -f -q -K -d size=320m "$disk" ;;
+	esac
+	mkdir -p /mnt/full
+	mount "$disk" /mnt/full
+	pattern write 1 0 $((1 << 20)) >/mnt/full/image
+	sync -f /mnt/full
+	# Nothing is free but what the image gives back.
+	n=$(df -k --output=avail /mnt/full | tail -n 1)
+	fallocate -l $((n - 4096))K /mnt/full/filler
+	dd if=/dev/zero of=/mnt/full/filler2 bs=64k status=none 2>/dev/null || true
+	dd if=/dev/zero of=/mnt/full/filler3 bs=4k status=none 2>/dev/null || true
+	sync -f /mnt/full
+}
+
+# next_owner WHAT COMMAND...: the command is in flight when its blocks are given back
+next_owner()
+{
+	local pid what=$1
+	shift
+	dev=$(loop_dev x /mnt/full/image)
+	slowly "$@" &
+	pid=$!
+	in_flight
+	blkdiscard -o 0 -l 1M "$dev" &
+	grab /mnt/full
+	wait "$pid"
+	wait
+	check "the other file after $what" pattern check 2 0 $((512 << 10)) </mnt/full/other
+	uncache /mnt/full/other
+	check "read again" pattern check 2 0 $((512 << 10)) </mnt/full/other
+	dmsetup remove x
+	rm /mnt/full/other
+	sync -f /mnt/full
+}
+
+owners()
+{
+	note "the next owner of a block, on $1"
+	full_fs "$1"
+	cgroup=/sys/fs/cgroup/slow
+	mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
+	echo +io >/sys/fs/cgroup/cgroup.subtree_control
+	mkdir -p "$cgroup"
+	echo "$(<"/sys/block/${disk#/dev/}/dev") wbps=524288 rbps=524288" >"$cgroup/io.max"
+
+	next_owner "a write" xfs_io -d -c 'pwrite -q -S 0xee -b 1m 0 1m' /dev/mapper/x
+	# The image has no blocks now; again.
+	pattern write 1 0 $((1 << 20)) | dd of=/mnt/full/image bs=1M iflag=fullblock conv=notrunc,fsync status=none
+	next_owner "a read" dd if=/dev/mapper/x of="$state/read" bs=1M count=1 iflag=direct status=none
+	tr -d '\0' <"$state/read" | cmp -s - <(pattern write 1 0 $((1 << 20)) | tr -d '\0') ||
+		tr -d '\0' <"$state/read" | cmp -n 1 - /dev/null 2>&1 | grep -q EOF ||
+		fail "what was read is neither what was there nor zeroes"
+	cleanup_devices
+}
+
+for_each_fs trim
+for_each_fs edges_and_all ext2 ext4 xfs
+owners ext4
+owners xfs

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DESCRIPTION: a file that shares blocks with clones never changes them, whoever writes on which side
+# KERNELS: 6.12
+# TIMEOUT: 240
+
+# shellcheck disable=SC2154 # state is set in lib.sh
+size=$((2 << 20))
+
+# An image and four clones; of each a copy of its own in $state, to compare.
+make_clones()
+{
+	local i
+	rm -f "$dir"/*
+	written_file "$dir/image" "$size"
+	for i in 1 2 3 4; do
+		cp --reflink=always "$dir/image" "$dir/clone$i"
+		cp "$dir/image" "$state/clone$i"
+	done
+	cp "$dir/image" "$state/image"
+	sync -f "$dir"
+}
+
+# scribble FILE|DEVICE NAME: write at random places, and the same to the copy; in the background.
+scribble()
+{
+	local commands=() first n byte i
+	for ((i = 0; i < 40; i++)); do
+		random first $((size / 512))
+		random n $((i % 8 ? 9 : 200))
+		random byte 256
+		n=$((first + n >= size / 512 ? 1 : n + 1))
+		commands+=(-c "pwrite -q -S $byte -b 128k $((first * 512)) $((n * 512))")
+	done
+	xfs_io "${commands[@]}" "$state/$2"
+	xfs_io -d "${commands[@]}" "$1" >"$state/$2.said" 2>&1 &
+	pids+=($!)
+}
+
+all_written()
+{
+	local pid
+	for pid in "${pids[@]}"; do
+		wait "$pid"
+	done
+	pids=()
+	# It succeeds whatever becomes of its commands.
+	same "what went wrong" "$(cat "$state"/*.said)" ''
+}
+
+uncache()
+{
+	sync "$1"
+	dd if="$1" iflag=nocache count=0 status=none
+}
+
+# each_is_its_own FILE...: read from the disk
+each_is_its_own()
+{
+	local file
+	for file; do
+		uncache "$file"
+		check "$(basename "$file")" cmp "$file" "$state/$(basename "$file")"
+	done
+}
+
+# Writers on the device, on clones, and on the device of a clone; one clone is left alone.
+both_sides()
+{
+	local dev other
+	note "all of them are written: $1"
+	make_clones
+	dev=$(loop_dev x "$dir/image")
+	other=$(loop_dev y "$dir/clone2")
+	same "modes" "$(status_field x mode) $(status_field y mode)" "file file"
+	scribble "$dev" image
+	scribble "$dir/clone1" clone1
+	scribble "$other" clone2
+	scribble "$dir/clone3" clone3
+	# One more on the way: what it has is of one moment, and stays.
+	cp --reflink=always "$dir/image" "$dir/clone5"
+	digest "$dir/clone5" >"$state/was"
+	all_written
+	sync "$dev" "$other"
+	check "the device" cmp "$dev" "$state/image"
+	check "the device of a clone" cmp "$other" "$state/clone2"
+	uncache "$dir/clone5"
+	same "the clone that was made meanwhile" "$(digest "$dir/clone5")" "$(<"$state/was")"
+	check "I/O of the file" test "$(status_field x file_ios)" -gt 0
+	dmsetup remove x y
+	each_is_its_own "$dir"/{image,clone1,clone2,clone3,clone4}
+}
+
+refuse_clones()
+{
+	local same=$dir/clone4
+	fails ETXTBSY cp --reflink=always "$dir/image" "$dir/new"
+	fails ETXTBSY cp --reflink=always "$same" "$dir/image"
+	matches "no dedupe into it" "$(xfs_io -r -c "dedupe $same 0 0 65536" "$dir/image" 2>&1)" "Text file busy"
+	matches "no dedupe from it" "$(xfs_io -r -c "dedupe $dir/image 0 0 65536" "$same" 2>&1)" "Text file busy"
+	rm -f "$dir/new"
+}
+
+read_only()
+{
+	local dev
+	note "only for reading"
+	make_clones
+	dev=$(loop_dev -r x "$dir/image")
+	same "mode" "$(status_field x mode)" mapped
+	same "shared sectors" "$(status_field x shared)" $((size / 512))
+	refuse_clones
+	scribble "$dir/clone1" clone1
+	scribble "$dir/clone2" clone2
+	for _ in 1 2 3; do
+		check "the device, while clones are written" cmp "$dev" "$state/image"
+	done
+	all_written
+	sync -f "$dir"
+	check "the device" cmp "$dev" "$state/image"
+	same "I/O of the file" "$(status_field x file_ios)" 0
+	dmsetup remove x
+	each_is_its_own "$dir"/{image,clone1,clone2,clone3,clone4}
+}
+
+unshare()
+{
+	local dev
+	note "unshare"
+	make_clones
+	dev=$(loop_dev x "$dir/image" 0 unshare)
+	same "mode, shared sectors" "$(status_field x mode) $(status_field x shared)" "mapped 0"
+	same "all has blocks of its own" "$(status_field x mapped)" $((size / 512))
+	refuse_clones
+	scribble "$dev" image
+	scribble "$dir/clone1" clone1
+	scribble "$dir/clone3" clone3
+	all_written
+	sync "$dev"
+	check "the device" cmp "$dev" "$state/image"
+	same "I/O of the file" "$(status_field x file_ios)" 0
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup remove x
+	each_is_its_own "$dir"/{image,clone1,clone2,clone3,clone4}
+}
+
+# Cloned while it is suspended: mapped before, by file I/O or not at all after.
+cloned_when_suspended()
+{
+	local dev
+	note "cloned while it is suspended"
+	rm -f "$dir"/*
+	written_file "$dir/image" "$size"
+	cp "$dir/image" "$state/image"
+	cp "$dir/image" "$state/clone1"
+	dev=$(loop_dev x "$dir/image")
+	same "mode" "$(status_field x mode)" mapped
+	dmsetup suspend x
+	cp --reflink=always "$dir/image" "$dir/clone1"
+	dmsetup resume x
+	same "mode" "$(status_field x mode)" file
+	scribble "$dev" image
+	all_written
+	sync "$dev"
+	check "the device" cmp "$dev" "$state/image"
+	dmsetup remove x
+	each_is_its_own "$dir"/{image,clone1}
+}
+
+pids=()
+dir=$(mkfs_mount xfs)
+both_sides xfs
+read_only
+unshare
+cloned_when_suspended
+cleanup_devices
+
+dir=$(mkfs_mount btrfs)
+both_sides btrfs
