@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DRAFT: not yet seen green to its end
+# DESCRIPTION: first writes of neighbours are one write; space is allocated in chunks, inside the file; no more pieces than with loop
+# TIMEOUT: 240
+
+# shellcheck disable=SC2154 # state is set in lib.sh
+tracing=/sys/kernel/tracing
+
+# Bios that wait together, as the host is frozen: 64 of 4 KiB, in any order.
+batch()
+{
+	local dir=$1 file=$1/image fills i pid
+	note "neighbours"
+	truncate -s 16M "$file"
+	dev=$(loop_dev x "$file")
+	fsfreeze -f "$dir"
+	fio --name=x --filename="$dev" --rw=randwrite --bs=4k --size=256k --direct=1 --ioengine=libaio \
+		--iodepth=64 --iodepth_batch=64 --output="$state/fio.log" &
+	pid=$!
+	for ((i = 0; i < 200; i++)); do
+		read -r -a fills <"/sys/block/$(dmsetup info -c --noheadings -o blkdevname x)/inflight"
+		[ "${fills[1]}" -lt 64 ] || break
+		sleep 0.1
+	done
+	same "writes that wait" "${fills[1]}" 64
+	echo >"$tracing/trace"
+	echo 1 >"$tracing/events/dm_loop/dm_loop_fill/enable"
+	fsfreeze -u "$dir"
+	wait "$pid"
+	echo 0 >"$tracing/events/dm_loop/dm_loop_fill/enable"
+	note "$(grep -o 'dm_loop_fill: .*' "$tracing/trace")"
+	check "64 neighbours are a few writes" test "$(status_field x fills)" -le 4
+	same "each is traced" "$(grep -c 'dm_loop_fill: ' "$tracing/trace")" "$(status_field x fills)"
+	same "they are what was written" "$(awk '/dm_loop_fill: / { sub(/.*sectors /, ""); n += $1 } END { print n }' "$tracing/trace")" 512
+	dmsetup remove x
+	rm "$file"
+}
+
+blocks()
+{
+	stat -c '%b' "$1"
+}
+
+# Thinly spread: a touch in each MiB. What is allocated for it, in sectors of 512 bytes.
+touches()
+{
+	local file=$1 i commands=()
+	for ((i = 0; i < 8; i++)); do
+		commands+=(-c "pwrite -q -b 4k $((2 * i))m 4k")
+	done
+	truncate -s 16M "$file"
+	shift
+	dev=$(loop_dev x "$file" 0 "$@")
+	xfs_io -d "${commands[@]}" "$dev"
+	sync "$dev"
+	touched=$(blocks "$file")
+	dmsetup remove x
+	rm "$file"
+}
+
+chunk()
+{
+	local file=$2/image size
+	note "space for a touch"
+	if [ "$1" = xfs ]; then
+		for size in default 65536 262144; do
+			if [ "$size" = default ]; then
+				size=$((1 << 20))
+				touches "$file"
+			else
+				touches "$file" chunk "$size"
+			fi
+			# The tree of extents may have blocks too.
+			check "8 touches, chunk $size ($touched sectors)" \
+				test "$touched" -ge $((8 * size / 512)) -a "$touched" -le $((8 * size / 512 + 32))
+		done
+	else
+		touches "$file"
+		check "8 touches ($touched)" test "$touched" -le $((8 * 128))
+	fi
+
+	note "inside the file"
+	truncate -s $((5 * 512 * 1024 + 4096)) "$file"
+	dev=$(loop_dev x "$file")
+	xfs_io -d -c "pwrite -q -b 4k $((5 * 512 * 1024)) 4k" "$dev"
+	sync "$dev"
+	same "nothing is allocated behind the end" \
+		"$(filefrag -b512 -v "$file" | awk '$1 ~ /^[0-9]+:$/ { sub(/:.*/, "", $3); if ($3 + 0 > 5128 - 1) n++ } END { print n + 0 }')" 0
+	check "nor too much before it" test "$(blocks "$file")" -le 2064
+	dmsetup remove x
+	check "the size is as it was" test "$(stat -c %s "$file")" = $((5 * 512 * 1024 + 4096))
+	rm "$file"
+}
+
+pieces()
+{
+	sync -f "$1"
+	filefrag "$1" | sed -n 's/.*: \([0-9]*\) extents* found.*/\1/p'
+}
+
+# Every block once, in the same order.
+write_all()
+{
+	fio --name=x --filename="$1" --rw=randwrite --bs=4k --size="$2" --direct=1 --ioengine=libaio --iodepth=32 \
+		--randseed=17 --end_fsync=1 --output="$state/fio.log"
+}
+
+fragments()
+{
+	local dir=$2 size=$((48 << 20)) loop ours theirs
+	[ -z "${DMLOOP_ALL:-}${DMLOOP_SOAK:-}" ] || size=$((1 << 30))
+	note "pieces after $((size >> 20)) MiB of random first writes"
+	truncate -s "$size" "$dir/theirs"
+	loop=$(losetup -f --show --direct-io=on "$dir/theirs")
+	write_all "$loop" "$size"
+	losetup -d "$loop"
+	theirs=$(pieces "$dir/theirs")
+	rm "$dir/theirs"
+	sync -f "$dir"
+	truncate -s "$size" "$dir/ours"
+	dev=$(loop_dev x "$dir/ours")
+	write_all "$dev" "$size"
+	dmsetup remove x
+	ours=$(pieces "$dir/ours")
+	# In which order writes come to the allocator is different each time.
+	check "not more than with loop: $ours, $theirs" test "$ours" -le $((theirs + theirs / 10 + 4))
+}
+
+all()
+{
+	batch "$2"
+	chunk "$@"
+	fragments "$@"
+}
+for_each_fs all

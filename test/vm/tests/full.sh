@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DRAFT: not yet seen green to its end
+# DESCRIPTION: a filesystem below that is full or over quota fails what it must, and cannot be made read-only, and nothing hangs
+# TIMEOUT: 240
+
+# shellcheck disable=SC2154 # state is set in lib.sh
+
+# small_fs TYPE [-o MOUNT OPTIONS] [MKFS OPTIONS...]
+small_fs()
+{
+	local type=$1 opts=defaults
+	shift
+	if [ "${1:-}" = -o ]; then
+		opts=$2
+		shift 2
+	fi
+	disk=$(disk 1)
+	case $type in
+	ext4) mkfs.ext4 -F -q -m 0 "$@" "$disk" 64M ;;
+	xfs) mkfs.xfs -f -q -K -d size=320m "$@" "$disk" ;;
+	esac
+	mkdir -p /mnt/small
+	mount -o "$opts" "$disk" /mnt/small
+}
+
+# A MiB with data, a MiB with blocks, and holes.
+image()
+{
+	local file=/mnt/small/image
+	pattern write 1 0 $((1 << 20)) >"$file"
+	fallocate -o 1M -l 1M "$file"
+	truncate -s 16M "$file"
+	sync -f /mnt/small
+	dev=$(loop_dev x "$file")
+	same "mode" "$(status_field x mode)" mapped
+}
+
+fill_up()
+{
+	local n
+	n=$(df -k --output=avail /mnt/small | tail -n 1)
+	[ "$n" -lt 8192 ] || fallocate -l $((n - 4096))K /mnt/small/filler
+	dd if=/dev/zero of=/mnt/small/filler2 bs=64k status=none 2>/dev/null || true
+	dd if=/dev/zero of=/mnt/small/filler3 bs=4k status=none 2>/dev/null || true
+	sync -f /mnt/small
+}
+
+space_again()
+{
+	rm -f /mnt/small/filler*
+	sync -f /mnt/small
+}
+
+# put KEY MIB: 64 KiB from there on
+put()
+{
+	pattern write "$1" 0 65536 | dd of="$dev" bs=64K seek=$(($2 * 16)) iflag=fullblock oflag=direct conv=notrunc status=none
+}
+
+has()
+{
+	pattern check "$1" 0 65536 < <(dd if="$dev" bs=64K skip=$(($2 * 16)) count=1 iflag=direct status=none)
+}
+
+# In the background: dmsetup wait ends at the next event of the device.
+wait_event()
+{
+	local n
+	n=$(dmsetup info -c --noheadings -o events x)
+	dmsetup wait x "$n" &
+	waiting=$!
+}
+
+event_came()
+{
+	local i
+	for ((i = 0; i < 100; i++)); do
+		if ! kill -0 "$waiting" 2>/dev/null; then
+			check "an event: $1" wait "$waiting"
+			return
+		fi
+		sleep 0.1
+	done
+	fail "no event: $1"
+}
+
+# Writes to what has data, until told to stop; each must succeed.
+go_on_writing()
+{
+	rm -f "$state/stop" "$state/count"
+	(
+		n=0
+		until [ -e "$state/stop" ]; do
+			xfs_io -d -c "pwrite -q -b 64k 64k 256k" "$dev" >"$state/output" 2>&1
+			# It succeeds whatever becomes of its commands.
+			[ ! -s "$state/output" ] || exit 1
+			n=$((n + 1))
+			echo "$n" >"$state/count"
+		done
+	) &
+	writer=$!
+}
+
+stop_writing()
+{
+	local begin=${1:-0}
+	: >"$state/stop"
+	check "writes to what has data went on" wait "$writer"
+	check "all the time ($begin, $(<"$state/count"))" test "$(<"$state/count")" -gt "$begin"
+}
+
+no_hang()
+{
+	check "suspend does not hang" timeout 20 dmsetup suspend x
+	check "resume does not hang" timeout 20 dmsetup resume x
+	same "mode" "$(status_field x mode)" mapped
+}
+
+full()
+{
+	local nospc seed
+	note "full: $1"
+	small_fs "$1"
+	image
+	put 2 4
+	fill_up
+	go_on_writing
+	wait_event
+	fails ENOSPC put 3 9
+	event_came "no space"
+	check "it is counted" test "$(status_field x nospc)" -ge 1
+	check "blocks that are there are filled" put 4 1
+	nospc=$(<"$state/count")
+	fails ENOSPC put 3 9
+	check "a flush works" sync "$dev"
+	has 4 1
+	has 2 4
+	stop_writing "$nospc"
+	check "what failed reads as zeroes" cmp -n 65536 -i $((9 << 20)):0 "$dev" /dev/zero
+	no_hang
+	fails ENOSPC put 3 9
+	space_again
+	check "there is space again" put 3 9
+	check "and the data" has 3 9
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+
+	note "many at once, full: $1"
+	fill_up
+	# What this gives back is all there is.
+	blkdiscard "$dev"
+	random seed $((1 << 30))
+	nospc=$(status_field x nospc)
+	check "model, seed $seed" model run -e -n -s "$seed" -t 4 "$dev" "$state/model" >&2
+	check "some found no space" test "$(status_field x nospc)" -gt "$nospc"
+	space_again
+	check "model, with space, seed $seed" model run -c -n -s "$seed" -t 3 "$dev" "$state/model" >&2
+	fill_up
+	check "remove does not hang" timeout 20 dmsetup remove x
+	check "the file" model check /mnt/small/image "$state/model"
+	umount /mnt/small
+}
+
+quota()
+{
+	note "quota: xfs"
+	small_fs xfs -o uquota
+	truncate -s 16M /mnt/small/image
+	chown 1000 /mnt/small/image
+	xfs_quota -x -c 'limit -u bhard=4m 1000' /mnt/small
+	dev=$(loop_dev x /mnt/small/image)
+	put 1 0
+	go_on_writing
+	stop_writing
+	wait_event
+	fails 'Disk quota exceeded|No space left on device' dd if=/dev/zero of="$dev" bs=64K seek=32 oflag=direct conv=notrunc status=none
+	event_came "over quota"
+	check "what has data is written" put 2 0
+	no_hang
+	xfs_quota -x -c 'limit -u bhard=0 1000' /mnt/small
+	check "without the limit" put 3 12
+	has 2 0
+	has 3 12
+	check "remove does not hang" timeout 20 dmsetup remove x
+	umount /mnt/small
+}
+
+readonly_refused()
+{
+	note "remount read-only: $1"
+	small_fs "$1"
+	image
+	put 1 8
+	fails 'busy' mount -o remount,ro /mnt/small
+	check "writes go on" put 2 9
+	dmsetup remove x
+	dev=$(loop_dev -r x /mnt/small/image)
+	check "not refused when it is only read" mount -o remount,ro /mnt/small
+	has 2 9
+	dmsetup remove x
+	umount /mnt/small
+}
+
+full ext4
+full xfs
+quota
+readonly_refused ext4
+readonly_refused xfs

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DRAFT: waits for the module to fail all writes then; nobody has seen it green
+# DESCRIPTION: when the filesystem below ends by an error or is shut down writes fail, there is an event, and nothing hangs
+# TIMEOUT: 120
+
+# shellcheck disable=SC2154 # state is set in lib.sh
+
+# small_fs TYPE [-o MOUNT OPTIONS] [MKFS OPTIONS...]
+small_fs()
+{
+	local type=$1 opts=defaults
+	shift
+	if [ "${1:-}" = -o ]; then
+		opts=$2
+		shift 2
+	fi
+	disk=$(disk 1)
+	case $type in
+	ext4) mkfs.ext4 -F -q -m 0 "$@" "$disk" 64M ;;
+	xfs) mkfs.xfs -f -q -K -d size=320m "$@" "$disk" ;;
+	esac
+	mkdir -p /mnt/small
+	mount -o "$opts" "$disk" /mnt/small
+}
+
+# A MiB with data, a MiB with blocks, and holes.
+image()
+{
+	local file=/mnt/small/image
+	pattern write 1 0 $((1 << 20)) >"$file"
+	fallocate -o 1M -l 1M "$file"
+	truncate -s 16M "$file"
+	sync -f /mnt/small
+	dev=$(loop_dev x "$file")
+	same "mode" "$(status_field x mode)" mapped
+}
+
+# put KEY MIB: 64 KiB from there on
+put()
+{
+	pattern write "$1" 0 65536 | dd of="$dev" bs=64K seek=$(($2 * 16)) iflag=fullblock oflag=direct conv=notrunc status=none
+}
+
+has()
+{
+	pattern check "$1" 0 65536 < <(dd if="$dev" bs=64K skip=$(($2 * 16)) count=1 iflag=direct status=none)
+}
+
+# In the background: dmsetup wait ends at the next event of the device.
+wait_event()
+{
+	local n
+	n=$(dmsetup info -c --noheadings -o events x)
+	dmsetup wait x "$n" &
+	waiting=$!
+}
+
+event_came()
+{
+	local i
+	for ((i = 0; i < 100; i++)); do
+		if ! kill -0 "$waiting" 2>/dev/null; then
+			check "an event: $1" wait "$waiting"
+			return
+		fi
+		sleep 0.1
+	done
+	fail "no event: $1"
+}
+
+# Nothing hangs when the filesystem below is no more.
+end_of()
+{
+	check "what was flushed is there" has 2 8
+	check "the device can be suspended" timeout 20 dmsetup suspend x
+	check "and removed" timeout 20 dmsetup remove x
+	check "nothing keeps the filesystem" umount /mnt/small
+}
+
+# Writes fail within the second in which the times of the file are updated.
+fails_soon()
+{
+	local i
+	for ((i = 0; i < 60; i++)); do
+		put 5 0 2>"$state/output" || break
+		sleep 0.1
+	done
+	matches "writes to what has data fail" "$(<"$state/output")" 'Input/output error|Read-only file system'
+}
+
+after_error()
+{
+	note "an error of the filesystem: ext4"
+	small_fs ext4 -o errors=remount-ro
+	image
+	put 1 0
+	put 2 8
+	sync "$dev"
+	wait_event
+	echo 1 >"/sys/fs/ext4/${disk#/dev/}/trigger_fs_error"
+	fails 'Input/output error|Read-only file system' put 3 9
+	fails_soon
+	event_came "read-only"
+	end_of
+}
+
+after_shutdown()
+{
+	note "shut down: $1"
+	small_fs "$1"
+	image
+	put 1 0
+	put 2 8
+	sync "$dev"
+	wait_event
+	xfs_io -x -c shutdown /mnt/small
+	fails 'Input/output error|Read-only file system' put 3 9
+	fails_soon
+	event_came "shut down"
+	end_of
+}
+
+after_error
+after_shutdown ext4
+after_shutdown xfs

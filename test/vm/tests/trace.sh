@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DRAFT: not yet seen green to its end
+# DESCRIPTION: each tracepoint comes when what it tells of is done, with its device, inode, range and error
+# TIMEOUT: 120
+
+tracing=/sys/kernel/tracing
+
+# all_events COMMAND...: what the module traces meanwhile, in $events
+all_events()
+{
+	echo >"$tracing/trace"
+	echo 1 >"$tracing/events/dm_loop/enable"
+	"$@"
+	echo 0 >"$tracing/events/dm_loop/enable"
+	events=$(sed -n 's/^.*: \(dm_loop_[a-z]*: .*\)/\1/p' "$tracing/trace")
+}
+
+# event NAME FILE RANGE [ERROR]: one of $events
+event()
+{
+	matches "$1 $3" "$events" "^dm_loop_$1: dev $(stat -c %Hd:%Ld "$2") ino $(stat -c %i "$2") $3 error ${4:-0}\$"
+}
+
+# no_event NAME...: not one of $events
+no_event()
+{
+	local name
+	for name; do
+		same "events $name" "$(grep -c "^dm_loop_$name:" <<<"$events" || true)" 0
+	done
+}
+
+# put SECTOR SECTORS: in one bio
+put()
+{
+	xfs_io -d -c "pwrite -q -S 0x5a -b $(($2 * 512)) $(($1 * 512)) $(($2 * 512))" "$dev"
+}
+
+mapped()
+{
+	local file=$2/image
+	truncate -s 8M "$file"
+	dev=$(loop_dev x "$file")
+	all_events true
+	same "events without I/O" "$events" ''
+
+	note "a first write"
+	all_events put 4096 16
+	event fill "$file" 'sector 4096 sectors 16'
+	event promote "$file" 'sector 4096 sectors 16'
+	no_event punch fallback
+
+	note "a part of a block"
+	all_events put 8195 1
+	event fill "$file" 'sector 8192 sectors 8'
+	event promote "$file" 'sector 8192 sectors 8'
+
+	note "a flush"
+	put 4352 8
+	all_events sync "$dev"
+	event commit "$file" 'sector 0 sectors 16384'
+	no_event fill promote punch fallback
+	all_events sync "$dev"
+	same "events of a flush with nothing to commit" "$events" ''
+
+	note "a write to what has data"
+	all_events put 4096 16
+	same "events" "$events" ''
+
+	note "while the file is read"
+	dd if="$file" of=/dev/null bs=1M status=none
+	all_events put 4100 3
+	event invalidate "$file" 'sector 4100 sectors 3'
+	no_event fill promote punch commit fallback
+
+	note "discard"
+	all_events blkdiscard -o $((4097 * 512)) -l $((22 * 512)) "$dev"
+	event punch "$file" 'sector 4104 sectors 8'
+	no_event fill promote commit fallback
+
+	note "no space"
+	# On xfs it fails before there is a write, as nothing is there to be written.
+	if [ "$1" = ext4 ]; then
+		dd if=/dev/zero of="$2/filler" bs=1M status=none 2>/dev/null || true
+		dd if=/dev/zero of="$2/filler2" bs=4k status=none 2>/dev/null || true
+		sync -f "$2"
+		all_events fails ENOSPC dd if=/dev/zero of="$dev" bs=64K seek=100 count=1 oflag=direct conv=notrunc
+		event fill "$file" 'sector 12800 sectors 128' -28
+		no_event promote
+	fi
+	dmsetup remove x
+	rm -f "$file" "$2"/filler*
+}
+
+by_file()
+{
+	local file
+	file=$(mkfs_mount tmpfs)/image
+	truncate -s 1M "$file"
+	dev=$(loop_dev x "$file")
+	all_events put 24 8
+	event fallback "$file" 'sector 24 sectors 8'
+	no_event fill promote punch commit invalidate
+	all_events blkdiscard -o 65536 -l 65536 "$dev"
+	event fallback "$file" 'sector 128 sectors 128'
+	all_events sync "$dev"
+	event commit "$file" 'sector 0 sectors 2048'
+	dmsetup remove x
+}
+
+same "all that docs/loop.rst names" "$(modprobe dm-loop; cd "$tracing/events/dm_loop" && echo *_*)" \
+	"dm_loop_commit dm_loop_fallback dm_loop_fill dm_loop_invalidate dm_loop_promote dm_loop_punch"
+for type in ext4 xfs; do
+	note "$type"
+	disk=$(disk 0)
+	case $type in
+	ext4) mkfs.ext4 -F -q -b 4096 "$disk" 64M ;;
+	xfs) mkfs.xfs -f -q -K -d size=320m "$disk" ;;
+	esac
+	mkdir -p /mnt/small
+	mount -o noatime "$disk" /mnt/small
+	mapped "$type" /mnt/small
+	cleanup_devices
+done
+note "by file I/O"
+by_file
