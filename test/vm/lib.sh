@@ -371,6 +371,32 @@ status_field()
 	esac
 }
 
+# ------------------------------------------------------------------ tracing --
+
+# trace_events SYSTEM/EVENT...: trace them until the end of the test. Once and for all:
+# each change patches the running kernel, which an emulated one does not always survive.
+trace_events()
+{
+	local event
+	# It would patch the scheduler.
+	echo 0 >/sys/kernel/tracing/options/record-cmd
+	for event; do
+		echo 1 >"/sys/kernel/tracing/events/$event/enable"
+	done
+}
+
+# trace_begin, trace_end: what lies between is all there is in /sys/kernel/tracing/trace.
+trace_begin()
+{
+	echo >/sys/kernel/tracing/trace
+	echo 1 >/sys/kernel/tracing/tracing_on
+}
+
+trace_end()
+{
+	echo 0 >/sys/kernel/tracing/tracing_on
+}
+
 # ----------------------------------------------------------------- cleaning --
 
 # start_udev: run udev until the end of the test, as a real machine does.

@@ -11,16 +11,11 @@ tracing=/sys/kernel/tracing
 # fsync (the filesystem was called), journal (it has committed), disk-flush
 traced()
 {
-	echo >"$tracing/trace"
-	for event in $events block/block_rq_complete; do
-		echo 1 >"$tracing/events/$event/enable"
-	done
+	trace_begin
 	echo begin >"$tracing/trace_marker"
 	"$@"
 	echo end >"$tracing/trace_marker"
-	for event in $events block/block_rq_complete; do
-		echo 0 >"$tracing/events/$event/enable"
-	done
+	trace_end
 	awk -v dev="$(tr : , <"/sys/block/${disk#/dev/}/dev") " -v fsdev="dev $(tr : , <"/sys/block/${disk#/dev/}/dev") " \
 		-v xfsdev="dev $(<"/sys/block/${disk#/dev/}/dev") " '
 		/tracing_mark_write: begin/ { on = 1 }
@@ -97,9 +92,9 @@ durable()
 	case $1 in
 	ext4)
 		mount -o remount,commit=300 "$2"
-		events='ext4/ext4_sync_file_enter jbd2/jbd2_end_commit'
+		trace_events ext4/ext4_sync_file_enter jbd2/jbd2_end_commit block/block_rq_complete
 		;;
-	xfs) events='xfs/xfs_file_fsync xfs/xfs_log_force' ;;
+	xfs) trace_events xfs/xfs_file_fsync xfs/xfs_log_force ;;
 	esac
 	pattern write 1 0 $((1 << 20)) >"$file"
 	fallocate -o 1M -l 1M "$file"

@@ -10,7 +10,7 @@ tracing=/sys/kernel/tracing
 # Bios that wait together, as the host is frozen: 64 of 4 KiB, in any order.
 batch()
 {
-	local dir=$1 file=$1/image fills i pid
+	local fs=$1 dir=$2 file=$2/image fills i pid
 	note "neighbours"
 	truncate -s 16M "$file"
 	dev=$(loop_dev x "$file")
@@ -24,11 +24,11 @@ batch()
 		sleep 0.1
 	done
 	same "writes that wait" "${fills[1]}" 64
-	echo >"$tracing/trace"
-	echo 1 >"$tracing/events/dm_loop/dm_loop_fill/enable"
+	[ "$fs" != ext4 ] || trace_events dm_loop/dm_loop_fill
+	trace_begin
 	fsfreeze -u "$dir"
 	wait "$pid"
-	echo 0 >"$tracing/events/dm_loop/dm_loop_fill/enable"
+	trace_end
 	note "$(grep -o 'dm_loop_fill: .*' "$tracing/trace")"
 	check "64 neighbours are a few writes" test "$(status_field x fills)" -le 4
 	same "each is traced" "$(grep -c 'dm_loop_fill: ' "$tracing/trace")" "$(status_field x fills)"
@@ -129,7 +129,7 @@ fragments()
 
 all()
 {
-	batch "$2"
+	batch "$@"
 	chunk "$@"
 	fragments "$@"
 }

@@ -170,8 +170,6 @@ quota()
 	xfs_quota -x -c 'limit -u bhard=4m 1000' /mnt/small
 	dev=$(loop_dev x /mnt/small/image)
 	put 1 0
-	go_on_writing
-	stop_writing
 	wait_event
 	fails 'Disk quota exceeded|No space left on device' dd if=/dev/zero of="$dev" bs=64K seek=32 oflag=direct conv=notrunc status=none
 	event_came "over quota"

@@ -9,10 +9,9 @@ tracing=/sys/kernel/tracing
 # all_events COMMAND...: what the module traces meanwhile, in $events
 all_events()
 {
-	echo >"$tracing/trace"
-	echo 1 >"$tracing/events/dm_loop/enable"
+	trace_begin
 	"$@"
-	echo 0 >"$tracing/events/dm_loop/enable"
+	trace_end
 	events=$(sed -n 's/^.*: \(dm_loop_[a-z]*: .*\)/\1/p' "$tracing/trace")
 }
 
@@ -111,6 +110,7 @@ by_file()
 
 same "all that docs/loop.rst names" "$(modprobe dm-loop; cd "$tracing/events/dm_loop" && echo *_*)" \
 	"dm_loop_commit dm_loop_fallback dm_loop_fill dm_loop_invalidate dm_loop_promote dm_loop_punch"
+trace_events dm_loop
 for type in ext4 xfs; do
 	note "$type"
 	disk=$(disk 0)
