@@ -198,8 +198,8 @@ grab()
 		# What is freed can be used when it is committed.
 		sync -f "$1"
 		rm -f "$1/other"
-		! pattern write 2 0 $((512 << 10)) 2>/dev/null |
-			dd of="$1/other" bs=512K iflag=fullblock oflag=direct conv=fsync status=none 2>/dev/null || return 0
+		! pattern write 2 0 $((768 << 10)) 2>/dev/null |
+			dd of="$1/other" bs=768K iflag=fullblock oflag=direct conv=fsync status=none 2>/dev/null || return 0
 		sleep 0.1
 	done
 	fail "the blocks are not given back"
@@ -215,6 +215,11 @@ full_fs()
 	esac
 	mkdir -p /mnt/full
 	mount "$disk" /mnt/full
+	# No blocks that are free and that only the filesystem itself may use.
+	case $1 in
+	ext4) echo 0 >"/sys/fs/ext4/${disk#/dev/}/reserved_clusters" ;;
+	xfs) xfs_io -x -c 'resblks 1' /mnt/full >/dev/null ;;
+	esac
 	pattern write 1 0 $((1 << 20)) >/mnt/full/image
 	sync -f /mnt/full
 	# Nothing is free but what the image gives back.
@@ -225,11 +230,19 @@ full_fs()
 	sync -f /mnt/full
 }
 
+# The blocks of a file, a number each line.
+blocks_of()
+{
+	filefrag -e -b4096 "$1" | awk '$1 ~ /^[0-9]+:$/ { gsub(/[.:]/, "", $4); gsub(/:/, "", $6)
+		sub(/\.\./, "", $4); for (i = 0; i < $6 + 0; i++) print $4 + i }' | sort
+}
+
 # next_owner WHAT COMMAND...: the command is in flight when its blocks are given back
 next_owner()
 {
 	local pid what=$1
 	shift
+	blocks_of /mnt/full/image >"$state/before"
 	dev=$(loop_dev x /mnt/full/image)
 	slowly "$@" &
 	pid=$!
@@ -238,9 +251,10 @@ next_owner()
 	grab /mnt/full
 	wait "$pid"
 	wait
-	check "the other file after $what" pattern check 2 0 $((512 << 10)) </mnt/full/other
+	check "another file has such blocks" test "$(blocks_of /mnt/full/other | comm -12 - "$state/before" | wc -l)" -ge 64
+	check "the other file after $what" pattern check 2 0 $((768 << 10)) </mnt/full/other
 	uncache /mnt/full/other
-	check "read again" pattern check 2 0 $((512 << 10)) </mnt/full/other
+	check "read again" pattern check 2 0 $((768 << 10)) </mnt/full/other
 	dmsetup remove x
 	rm /mnt/full/other
 	sync -f /mnt/full
