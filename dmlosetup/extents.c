@@ -140,7 +140,7 @@ int extents_next(struct extent_map *map, struct extent *ext)
 		if (err == -EOPNOTSUPP || err == -ENOTTY)
 			map->no_fiemap = true;
 		else if (err)
-			return -err;
+			return err;
 		if (map->no_fiemap)
 			fill_seek(map);
 	}
