@@ -222,7 +222,7 @@ static int fill_device(const struct plan *plan, const struct dm_id *id)
 
 	err = dm_load(id->name, &line, 1, plan->read_only);
 	if (!err)
-		err = dm_resume(id->name);
+		err = dm_resume(id->name, NULL);
 	if (err)
 		explain_load(plan, id, kmsg, err);
 	if (kmsg >= 0)

@@ -27,18 +27,6 @@ struct change {
 	bool written;		/* write zeroes into it */
 };
 
-static bool option_set(const struct loop_device *dev, const char *word)
-{
-	char *copy = xstrdup(dev->table.options);
-	char *save = NULL, *w;
-	bool set = false;
-
-	for (w = strtok_r(copy, " ", &save); w; w = strtok_r(NULL, " ", &save))
-		set |= !strcmp(w, word);
-	free(copy);
-	return set;
-}
-
 /* The content must end before the device does. */
 static int check_shrink(const struct change *c)
 {
@@ -90,7 +78,7 @@ static int plan_change(const struct options *opts, struct change *c)
 	c->new_size = opts->has_size ? opts->size : c->old_size;
 	/* as the file is now, so is what is added */
 	c->sparse = (uint64_t)st.st_blocks * 512 < c->old_size;
-	c->written = option_set(dev, "mapped");
+	c->written = table_option(&dev->table, "mapped");
 	if (c->new_size < dev->table.offset + SECTOR_SIZE) {
 		complain("cannot resize %s: %ju bytes are not enough for its offset",
 			 node, (uintmax_t)c->new_size);
@@ -223,18 +211,6 @@ static int apply(const struct change *c)
 	return err;
 }
 
-static bool one_line(const struct loop_device *devs, size_t nr)
-{
-	struct dm_state state;
-	bool one;
-
-	one = nr == 1 && !devs->start && devs->table.path &&
-	      !dm_read(devs->id.name, true, &state) && state.nr_lines == 1;
-	if (nr == 1)
-		dm_state_free(&state);
-	return one;
-}
-
 int do_set_capacity(const struct options *opts)
 {
 	struct change c = { 0 };
@@ -243,7 +219,7 @@ int do_set_capacity(const struct options *opts)
 	int err;
 
 	err = device_open(opts->name, "resize", &devs, &nr);
-	if (!err && !one_line(devs, nr)) {
+	if (!err && !device_one_line(devs, nr)) {
 		complain("cannot resize %s: its table is not one line of dm-loop",
 			 shown(opts->name));
 		err = TOLD;
@@ -264,7 +240,7 @@ static int resume_only(const struct loop_device *dev)
 	char *reason;
 	int err;
 
-	err = dm_resume(dev->id.name);
+	err = dm_resume(dev->id.name, NULL);
 	if (err) {
 		reason = kmsg_reason(kmsg, dev->id.major, dev->id.minor,
 				     dev->table.path);

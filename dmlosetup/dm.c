@@ -124,7 +124,8 @@ static void udev_wait(uint32_t cookie)
 	dm_task_update_nodes();
 }
 
-static int run_with_udev(struct dm_task *dmt)
+/* @when: when it was done, before udev was waited for; may be NULL. */
+static int run_with_udev(struct dm_task *dmt, double *when)
 {
 	uint32_t cookie = 0;
 	int err;
@@ -137,6 +138,8 @@ static int run_with_udev(struct dm_task *dmt)
 			return -ENOSPC;
 	}
 	err = run(dmt);
+	if (when)
+		*when = now();
 	udev_wait(cookie);
 	return err;
 }
@@ -417,14 +420,14 @@ int dm_load(const char *name, const struct dm_line *lines, size_t nr,
 	return err;
 }
 
-int dm_resume(const char *name)
+int dm_resume(const char *name, double *when)
 {
 	struct dm_task *dmt = task_for(DM_DEVICE_RESUME, name);
 	int err;
 
 	if (!dmt)
 		return -EINVAL;
-	err = run_with_udev(dmt);
+	err = run_with_udev(dmt, when);
 	dm_task_destroy(dmt);
 	return err;
 }
@@ -480,7 +483,7 @@ int dm_remove(const char *name, bool deferred)
 		return -EINVAL;
 	if (deferred)
 		dm_task_deferred_remove(dmt);
-	err = run_with_udev(dmt);
+	err = run_with_udev(dmt, NULL);
 	dm_task_destroy(dmt);
 	return err;
 }
@@ -514,7 +517,7 @@ static int remove_uuid(const char *uuid, const struct dm_id *id)
 		return -EINVAL;
 	/* should udev be looking at it right now */
 	dm_task_deferred_remove(dmt);
-	err = run_with_udev(dmt);
+	err = run_with_udev(dmt, NULL);
 	dm_task_destroy(dmt);
 	if (!err && node_is(id))
 		unlink(id->node);

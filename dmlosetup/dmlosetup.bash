@@ -42,10 +42,10 @@ _dmlosetup_files()
 _dmlosetup()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-	local options="--all --associated --chunk --deferred --detach --detach-all
+	local options="--all --associated --chunk --deferred --defrag --detach --detach-all
 		--find --help --json --list --mapped --no-discard --noheadings
 		--nooverlap --noudevsync --offset --output --output-all --prepare
-		--raw --read-only --refresh --set-capacity --show --shrink --size
+		--raw --read-only --refresh --replace --set-capacity --show --shrink --size
 		--sizelimit --snapshot --unshare --verbose --verify --version"
 
 	COMPREPLY=()
@@ -69,7 +69,7 @@ _dmlosetup()
 		return
 	fi
 	case " ${COMP_WORDS[*]:1:COMP_CWORD-1} " in
-	*" -d "* | *" --detach "* | *" --refresh "* | *" --verify "* | *" -c "* | *" --set-capacity "*)
+	*" -d "* | *" --detach "* | *" --refresh "* | *" --verify "* | *" -c "* | *" --set-capacity "* | *" --defrag "*)
 		_dmlosetup_devices "$cur"
 		;;
 	*" -f "* | *" --find "* | *" --prepare "*)

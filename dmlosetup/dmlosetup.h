@@ -39,6 +39,8 @@ enum action {
 	ACT_REFRESH,		/* --refresh NAME... */
 	ACT_SNAPSHOT,		/* --snapshot NAME FILE */
 	ACT_VERIFY,		/* --verify [NAME...] */
+	ACT_DEFRAG,		/* --defrag NAME */
+	ACT_REPLACE,		/* --replace NAME FILE */
 };
 
 struct options {
@@ -117,6 +119,7 @@ struct status_line {
 char *table_quote(const char *path);
 char *table_build(const char *path, uint64_t offset, const char *const *options);
 int table_parse(const char *params, struct table_line *line);
+bool table_option(const struct table_line *line, const char *option);
 void table_free(struct table_line *line);
 int status_parse(const char *params, struct status_line *line);
 void status_free(struct status_line *line);
@@ -171,7 +174,7 @@ void dm_state_free(struct dm_state *state);
 int dm_create(const char *name, const char *uuid, struct dm_id *id);
 int dm_load(const char *name, const struct dm_line *lines, size_t nr,
 	    bool read_only);
-int dm_resume(const char *name);
+int dm_resume(const char *name, double *when);
 int dm_suspend(const char *name);
 int dm_clear(const char *name);
 int dm_message(const char *name, const char *text, char **answer);
@@ -190,6 +193,7 @@ struct guard {
 
 int guard_start(struct guard *g, void (*undo)(void *), void *arg, bool lock);
 int guard_keep(const struct guard *g);
+int guard_ask(const struct guard *g);
 void guard_done(struct guard *g);
 void guard_init(int argc, char **argv);
 void signals_hold(void);
@@ -232,6 +236,7 @@ void device_free(struct loop_device *devs, size_t nr);
 bool device_on_file(const struct loop_device *dev, const struct stat *st);
 char *device_using(const struct stat *st);
 
+bool device_one_line(const struct loop_device *devs, size_t nr);
 int device_open(const char *arg, const char *what, struct loop_device **devs,
 		size_t *nr);
 
@@ -246,9 +251,11 @@ struct hold {
 	int kmsg;
 };
 
+double now(void);
 int hold_begin(struct hold *h, const struct loop_device *dev);
 int hold_keep(const struct hold *h);
 int hold_load(const struct hold *h, uint64_t sectors);
+int hold_load_params(const struct hold *h, char *params);
 int hold_end(struct hold *h, int err);
 
 /* fssize.c */
@@ -258,6 +265,7 @@ int content_size(const struct loop_device *dev, uint64_t *size,
 /* use.c */
 char *device_user(const struct loop_device *dev);
 char *device_mountpoint(const struct loop_device *dev);
+bool stacked_on(const struct dm_id *id, dev_t dev_nr);
 
 /* extents.c: which parts of a file are not plain written data */
 enum extent_state {
@@ -303,6 +311,27 @@ void progress_start(struct progress *p, const char *what, uint64_t total);
 void progress_add(struct progress *p, uint64_t bytes);
 void progress_end(struct progress *p);
 
+/* copy.c: an image that is written to meanwhile */
+struct copy {
+	int from;
+	uint64_t offset;	/* where it starts in from; in to at 0 */
+	int to;
+	uint64_t size;
+	bool all;		/* holes as zeroes */
+	uint64_t changed;	/* bytes that the last pass wrote */
+	const struct hold *hold;
+	char *buf;
+	char *old;
+	struct progress progress;
+};
+
+void copy_init(struct copy *c);
+void copy_free(struct copy *c);
+int copy_pass(struct copy *c, const char *what, bool compare);
+int copy_live(struct copy *c);
+int copy_rest(struct copy *c, const struct hold *h);
+int allocate_blocks(int fd, uint64_t pos, uint64_t end);
+
 /* one file each */
 int do_list(const struct options *opts);
 int do_show_one(const struct options *opts);
@@ -315,6 +344,8 @@ int do_set_capacity(const struct options *opts);
 int do_refresh(const struct options *opts);
 int do_snapshot(const struct options *opts);
 int do_verify(const struct options *opts);
+int do_defrag(const struct options *opts);
+int do_replace(const struct options *opts);
 
 void list_columns_help(void);
 #endif

@@ -5,7 +5,8 @@
  * waits on a socket: 'd' says that all is done, end of file that the parent is
  * gone. The kernel closes the socket only after the parent has left its last
  * ioctl, so the undo cannot overtake it. After a 'k' the parent must say so
- * again before the time is over: should it hang, the undo comes too.
+ * again before the time is over: should it hang, the undo comes too. An 'a' is
+ * answered, as long as the undo has not begun.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,12 +17,14 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "dmlosetup.h"
 
 #define KEEP_MS		60000
+#define MAX_FD		256
 
 static char *cmdline;
 static size_t cmdline_len;
@@ -56,6 +59,21 @@ static void close_output(void)
 		close(null);
 }
 
+/*
+ * A file that is open for writing here too could not be taken by the kernel,
+ * whatever our parent does to its own descriptor.
+ */
+static void close_files(void)
+{
+	struct stat st;
+	int fd;
+
+	for (fd = 3; fd < MAX_FD; fd++) {
+		if (!fstat(fd, &st) && S_ISREG(st.st_mode))
+			close(fd);
+	}
+}
+
 /* Returns true when all is done, false when the parent is gone or hangs. */
 static bool wait_done(int fd)
 {
@@ -74,6 +92,8 @@ static bool wait_done(int fd)
 			return false;
 		if (byte == 'd')
 			return true;
+		if (byte == 'a' && write(fd, "a", 1) != 1)
+			return false;
 		timeout = KEEP_MS;
 	}
 }
@@ -88,6 +108,7 @@ static void guard_run(int fd, void (*undo)(void *), void *arg, bool lock)
 	for (sig = 1; sig < NSIG; sig++)
 		sigaction(sig, &ignore, NULL);
 	close_output();
+	close_files();
 	/* nothing may have to be read from a device that is suspended */
 	if (lock)
 		mlockall(MCL_CURRENT | MCL_FUTURE);
@@ -151,11 +172,23 @@ int guard_keep(const struct guard *g)
 	return write(g->fd, "k", 1) == 1 ? 0 : -ECHILD;
 }
 
-static sigset_t held, before;
+/* The same, and surely so: if this succeeds the undo has not begun before. */
+int guard_ask(const struct guard *g)
+{
+	char answer;
 
-/* Terminating signals wait until signals_release(). */
+	return write(g->fd, "a", 1) == 1 && read(g->fd, &answer, 1) == 1 ?
+	       0 : -ECHILD;
+}
+
+static sigset_t held, before;
+static unsigned int holds;
+
+/* Terminating signals wait until signals_release(). May be nested. */
 void signals_hold(void)
 {
+	if (holds++)
+		return;
 	sigemptyset(&held);
 	sigaddset(&held, SIGINT);
 	sigaddset(&held, SIGTERM);
@@ -175,5 +208,7 @@ bool signals_pending(void)
 
 void signals_release(void)
 {
+	if (--holds)
+		return;
 	sigprocmask(SIG_SETMASK, &before, NULL);
 }

@@ -15,7 +15,7 @@
 
 #include "dmlosetup.h"
 
-static double now(void)
+double now(void)
 {
 	struct timespec ts;
 
@@ -35,8 +35,8 @@ static int resume(const struct hold *h)
 	const char *name = h->old.id.name;
 	int err;
 
-	err = dm_resume(name);
-	if (err && !load_old(h) && !dm_resume(name))
+	err = dm_resume(name, NULL);
+	if (err && !load_old(h) && !dm_resume(name, NULL))
 		return 0;
 	return err;
 }
@@ -127,6 +127,21 @@ int hold_load(const struct hold *h, uint64_t sectors)
 	return dm_load(h->old.id.name, &line, 1, h->old.read_only);
 }
 
+/*
+ * The same line with other parameters, which lead to other data: the old data
+ * must not have been written since it was copied.
+ */
+int hold_load_params(const struct hold *h, char *params)
+{
+	struct dm_line line = h->old.lines[0];
+	int err;
+
+	line.params = params;
+	err = dm_load(h->old.id.name, &line, 1, h->old.read_only);
+	/* from here on the guard would resume with it too; had it before? */
+	return err ? err : guard_ask(&h->guard);
+}
+
 static void complain_resume(const struct hold *h, int err)
 {
 	char *reason = kmsg_reason(h->kmsg, h->old.id.major, h->old.id.minor,
@@ -144,15 +159,16 @@ static void complain_resume(const struct hold *h, int err)
 int hold_end(struct hold *h, int err)
 {
 	const char *name = h->old.id.name;
+	double until = now();
 	int resumed = 0;
 
 	if (h->suspended) {
 		if (err)
 			dm_clear(name);
-		resumed = dm_resume(name);
+		resumed = dm_resume(name, &until);
 		if (resumed) {
 			complain_resume(h, resumed);
-			if (!load_old(h) && !dm_resume(name))
+			if (!load_old(h) && !dm_resume(name, &until))
 				complain("%s is as it was before",
 					 shown(h->old.id.node));
 			else
@@ -160,7 +176,7 @@ int hold_end(struct hold *h, int err)
 					 shown(h->old.id.node),
 					 "mend its file, then dmlosetup --refresh");
 		}
-		h->seconds = now() - h->since;
+		h->seconds = until - h->since;
 	}
 	guard_done(&h->guard);
 	munlockall();

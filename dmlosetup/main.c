@@ -14,7 +14,7 @@ enum {
 	OPT_SHOW = 256, OPT_SIZELIMIT, OPT_MAPPED, OPT_NO_DISCARD, OPT_UNSHARE,
 	OPT_CHUNK, OPT_DEFERRED, OPT_OUTPUT_ALL, OPT_RAW, OPT_PREPARE,
 	OPT_SIZE, OPT_NOUDEVSYNC, OPT_SHRINK, OPT_REFRESH, OPT_SNAPSHOT,
-	OPT_VERIFY,
+	OPT_VERIFY, OPT_DEFRAG, OPT_REPLACE,
 };
 
 static const struct option longopts[] = {
@@ -48,6 +48,8 @@ static const struct option longopts[] = {
 	{ "shrink", no_argument, NULL, OPT_SHRINK },
 	{ "refresh", optional_argument, NULL, OPT_REFRESH },
 	{ "snapshot", optional_argument, NULL, OPT_SNAPSHOT },
+	{ "defrag", optional_argument, NULL, OPT_DEFRAG },
+	{ "replace", optional_argument, NULL, OPT_REPLACE },
 	{ "verify", optional_argument, NULL, OPT_VERIFY },
 	{ "noudevsync", no_argument, NULL, OPT_NOUDEVSYNC },
 	{ NULL, 0, NULL, 0 }
@@ -78,6 +80,8 @@ static void usage(void)
 	      " dmlosetup --prepare FILE [--size SIZE]      make FILE fully written\n"
 	      " dmlosetup -c NAME [--size SIZE] [--shrink]  resize a device in use\n"
 	      " dmlosetup --snapshot NAME FILE              clone the image of a device in use\n"
+	      " dmlosetup --replace NAME FILE               move the image to FILE\n"
+	      " dmlosetup --defrag NAME                     move its blocks together\n"
 	      " dmlosetup --refresh NAME...                 read the map of the file again\n"
 	      " dmlosetup --verify [NAME...]                compare the map with the filesystem\n"
 	      "\n"
@@ -105,6 +109,8 @@ static void usage(void)
 	      " -c, --set-capacity NAME    as large as its file is, or as --size says\n"
 	      "     --shrink               it may become smaller, and the file with it\n"
 	      "     --snapshot NAME FILE   write what the image is at one moment to FILE\n"
+	      "     --replace NAME FILE    copy the image to FILE, which takes its place\n"
+	      "     --defrag NAME          give the file blocks that lie together\n"
 	      "     --refresh NAME...      suspend and resume; resume what is suspended\n"
 	      "     --verify [NAME...]     without a name, all of them\n"
 	      "List:\n"
@@ -261,6 +267,12 @@ static int action_option(int c, struct options *opts, struct seen *seen)
 	case OPT_SNAPSHOT:
 		action(seen, ACT_SNAPSHOT, "--snapshot");
 		break;
+	case OPT_DEFRAG:
+		action(seen, ACT_DEFRAG, "--defrag");
+		break;
+	case OPT_REPLACE:
+		action(seen, ACT_REPLACE, "--replace");
+		break;
 	case OPT_VERIFY:
 		action(seen, ACT_VERIFY, "--verify");
 		break;
@@ -398,6 +410,13 @@ static int decide_action(struct options *opts, enum action act, char **args,
 		opts->name = args[0];
 		opts->file = args[1];
 		return nr == 2 ? 0 : wrong("--snapshot takes a device and a file");
+	case ACT_REPLACE:
+		opts->name = args[0];
+		opts->file = args[1];
+		return nr == 2 ? 0 : wrong("--replace takes a device and a file");
+	case ACT_DEFRAG:
+		opts->name = args[0];
+		return nr == 1 ? 0 : wrong("--defrag takes one device");
 	default:
 		return 0;
 	}
@@ -441,6 +460,10 @@ static int run_action(const struct options *opts)
 		return do_refresh(opts);
 	case ACT_SNAPSHOT:
 		return do_snapshot(opts);
+	case ACT_DEFRAG:
+		return do_defrag(opts);
+	case ACT_REPLACE:
+		return do_replace(opts);
 	case ACT_VERIFY:
 		return do_verify(opts);
 	case ACT_LIST:

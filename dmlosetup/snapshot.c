@@ -4,103 +4,27 @@
  * which takes milliseconds; where the filesystem cannot, by copying, for as
  * long as that takes.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "dmlosetup.h"
 
-#define PIECE		1048576U
-
-/* Whether a filesystem on @dev_nr may be stacked on the device M:N. */
-static bool stacked_on(unsigned int major_nr, unsigned int minor_nr,
-		       dev_t dev_nr)
-{
-	struct dirent *entry;
-	unsigned int up_major, up_minor;
-	bool found = false;
-	char *path, *file;
-	DIR *dir;
-	FILE *f;
-
-	if (dev_nr == makedev(major_nr, minor_nr))
-		return true;
-	path = xasprintf("/sys/dev/block/%u:%u/holders", major_nr, minor_nr);
-	dir = opendir(path);
-	while (dir && !found && (entry = readdir(dir))) {
-		if (entry->d_name[0] == '.')
-			continue;
-		file = xasprintf("%s/%s/dev", path, entry->d_name);
-		f = fopen(file, "re");
-		if (f && fscanf(f, "%u:%u", &up_major, &up_minor) == 2)
-			found = stacked_on(up_major, up_minor, dev_nr);
-		if (f)
-			fclose(f);
-		free(file);
-	}
-	if (dir)
-		closedir(dir);
-	free(path);
-	return found;
-}
-
-static int copy_piece(int from, int to, char *buf, uint64_t pos, size_t len)
-{
-	ssize_t n, done, written;
-
-	n = pread(from, buf, len, pos);
-	if (n < 0)
-		return -errno;
-	for (done = 0; done < n; done += written) {
-		written = pwrite(to, buf + done, n - done, pos + done);
-		if (written < 0)
-			return -errno;
-	}
-	return 0;
-}
-
-/* Holes stay holes. */
 static int copy(const struct hold *h, int from, int to, uint64_t size)
 {
-	struct progress progress;
-	struct extent_map map;
-	struct extent ext;
-	char *buf = xcalloc(1, PIECE);
-	int err = 0, got = 0;
+	struct copy c = { .from = from, .to = to, .size = size, .hold = h };
+	int err;
 
 	if (ftruncate(to, size))
-		err = -errno;
-	progress_start(&progress, "copying", size);
-	extents_init(&map, from, size);
-	while (!err && (got = extents_next(&map, &ext)) > 0) {
-		uint64_t pos = ext.start, end = ext.start + ext.length;
-		bool data = ext.state == EXTENT_MAPPED ||
-			    ext.state == EXTENT_SHARED;
-
-		while (!err && pos < end) {
-			size_t len = end - pos < PIECE ? end - pos : PIECE;
-
-			if (signals_pending())
-				err = -EINTR;
-			else if (data)
-				err = copy_piece(from, to, buf, pos, len);
-			if (!err)
-				err = hold_keep(h);
-			progress_add(&progress, len);
-			pos += len;
-		}
-	}
-	extents_free(&map);
-	progress_end(&progress);
-	free(buf);
-	return err ? err : got;
+		return -errno;
+	copy_init(&c);
+	err = copy_pass(&c, "copying", false);
+	copy_free(&c);
+	return err;
 }
 
 /* The device is suspended. */
@@ -175,7 +99,7 @@ static int new_file(const struct loop_device *dev, const char *file)
 		return -1;
 	}
 	if (!fstat(fd, &st) &&
-	    !stacked_on(dev->id.major, dev->id.minor, st.st_dev))
+	    !stacked_on(&dev->id, st.st_dev))
 		return fd;
 	complain("cannot write the snapshot %s onto %s itself", shown(file),
 		 shown(dev->id.node));

@@ -145,6 +145,20 @@ void table_free(struct table_line *line)
 	memset(line, 0, sizeof(*line));
 }
 
+/* Whether the option, or its value, is among the words. */
+bool table_option(const struct table_line *line, const char *option)
+{
+	const char *s = line->options;
+	bool set = false;
+	char *word;
+
+	while (!set && (word = next_word(&s))) {
+		set = !strcmp(word, option);
+		free(word);
+	}
+	return set;
+}
+
 static int copy_word(const char **s, char *dst, size_t size)
 {
 	char *word = next_word(s);

@@ -152,3 +152,40 @@ char *device_user(const struct loop_device *dev)
 	free(where);
 	return who;
 }
+
+/* Whether @dev_nr is the device M:N, or stacked on it. */
+static bool holds(unsigned int major_nr, unsigned int minor_nr,
+		  dev_t dev_nr)
+{
+	struct dirent *entry;
+	unsigned int up_major, up_minor;
+	bool found = false;
+	char *path, *file;
+	DIR *dir;
+	FILE *f;
+
+	if (dev_nr == makedev(major_nr, minor_nr))
+		return true;
+	path = xasprintf("/sys/dev/block/%u:%u/holders", major_nr, minor_nr);
+	dir = opendir(path);
+	while (dir && !found && (entry = readdir(dir))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		file = xasprintf("%s/%s/dev", path, entry->d_name);
+		f = fopen(file, "re");
+		if (f && fscanf(f, "%u:%u", &up_major, &up_minor) == 2)
+			found = holds(up_major, up_minor, dev_nr);
+		if (f)
+			fclose(f);
+		free(file);
+	}
+	if (dir)
+		closedir(dir);
+	free(path);
+	return found;
+}
+
+bool stacked_on(const struct dm_id *id, dev_t dev_nr)
+{
+	return holds(id->major, id->minor, dev_nr);
+}

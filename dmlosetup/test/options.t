@@ -45,6 +45,13 @@ fails "--size without --prepare" "goes with --prepare" --size 1M -f file
 fails "--shrink without -c" "goes with --set-capacity" --shrink -f file
 fails "-c with two names" "takes one device" -c a b
 fails "--snapshot without a file" "takes a device and a file" --snapshot a
+fails "--replace without a file" "takes a device and a file" --replace a
+fails "--replace with two files" "takes a device and a file" --replace a b c
+fails "--replace and --snapshot" "do not go together" --replace a --snapshot b
+fails "--defrag without a name" "takes one device" --defrag
+fails "--defrag with two names" "takes one device" --defrag a b
+fails "--size with --replace" "goes with --prepare" --replace a b --size 1M
+fails "--offset with --defrag" "needs a file to attach" --defrag a -o 512
 fails "--deferred without -d" "goes with --detach" --deferred -f file
 fails "-r when listing" "need a file" -r -l
 fails "-o when listing" "needs a file" -o 512 -l
