@@ -3,6 +3,9 @@
 # DESCRIPTION: dmlosetup resizes, refreshes, clones and verifies a device in use
 # TIMEOUT: 600
 
+# shellcheck source=test/vm/tests/refresh-common.bash
+. "${BASH_SOURCE[0]%/*}/refresh-common.bash"
+
 size()
 {
 	blockdev --getsize64 /dev/mapper/disk
@@ -88,16 +91,6 @@ change()
 	cd /
 }
 
-wait_guard()
-{
-	local _
-	for _ in {1..100}; do
-		pgrep dmloop-guard >/dev/null || return 0
-		sleep 0.1
-	done
-	fail "the guard does not end"
-}
-
 # usable TEXT: after whatever happened the device must do I/O
 usable()
 {
@@ -105,24 +98,6 @@ usable()
 	same "$1" "$(dmsetup info -c --noheadings -o suspended,tables_loaded disk)" Active:Live
 	timeout 20 dd if=/dev/zero of=/dev/mapper/disk bs=4k count=1 oflag=direct status=none ||
 		fail "$1: no I/O"
-}
-
-# Killed before each of its ioctls, before each change of a file, and so at each step.
-kill_each()
-{
-	local what=$1 n status call
-	shift
-	for call in ioctl ftruncate fallocate; do
-		for ((n = 1; n < 60; n++)); do
-			status=0
-			"$@" "$n" strace -qq -o /dev/null -e "trace=$call" \
-				-e "inject=$call:signal=KILL:when=$n" || status=$?
-			usable "$what, killed before $call $n"
-			# it came to its end: there is no such call
-			[ "$status" = 137 ] || break
-		done
-		note "$what: $((n - 1)) times killed before $call"
-	done
 }
 
 do_refresh()
@@ -153,9 +128,9 @@ killed()
 	dmlosetup --prepare image --size 4M
 	total=$((4 << 20))
 	dmlosetup disk image
-	kill_each "--refresh" do_refresh
-	kill_each "-c" do_grow
-	kill_each "--snapshot" do_snapshot
+	kill_each "--refresh" "ioctl ftruncate fallocate" usable do_refresh
+	kill_each "-c" "ioctl ftruncate fallocate" usable do_grow
+	kill_each "--snapshot" "ioctl ftruncate fallocate" usable do_snapshot
 
 	note "the guard is killed, and the command goes on"
 	strace -qq -o /dev/null -e trace=ioctl -e inject=ioctl:delay_exit=200000 \

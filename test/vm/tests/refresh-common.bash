@@ -237,6 +237,41 @@ churn_stop()
 	note "$(<"$state/churn") files"
 }
 
+# ---------------------------------------------------------- commands that are killed --
+
+wait_guard()
+{
+	local _
+	for _ in {1..100}; do
+		pgrep dmloop-guard >/dev/null || return 0
+		sleep 0.1
+	done
+	fail "the guard does not end"
+}
+
+# kill_each TEXT CALLS AFTER FUNCTION: FUNCTION N STRACE... runs a command, which is killed
+# before its Nth of each of the system calls CALLS, until it does not make so many. Then
+# AFTER TEXT is called: is all well?
+kill_each()
+{
+	local what=$1 calls=$2 after=$3 n status call
+	shift 3
+	for call in $calls; do
+		for ((n = 1; n < 80; n++)); do
+			status=0
+			"$@" "$n" strace -qq -o /dev/null -e "trace=$call" \
+				-e "inject=$call:signal=KILL:when=$n" || status=$?
+			wait_guard
+			"$after" "$what, killed before $call $n"
+			# it came to its end: there is no such call
+			[ "$status" = 137 ] || break
+		done
+		note "$what: $((n - 1)) times killed before $call"
+		# a command that fails at once was not killed at each step
+		[ "$status" = 0 ] || fail "$what: status $status"
+	done
+}
+
 # --------------------------------------------------- a filesystem on the device --
 
 # inner_mount TYPE DEV [SIZE [DATA MIB]]: make it and mount it; the folder is in $inner

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DESCRIPTION: a dmlosetup --replace that fails, or is killed at any step, leaves the device in use and whole
+# LONG: runs the command some fifty times
+# TIMEOUT: 300
+
+# shellcheck source=test/vm/tests/refresh-common.bash
+. "${BASH_SOURCE[0]%/*}/refresh-common.bash"
+
+# table_word N: of the table of disk
+table_word()
+{
+	dmsetup table disk | cut -d' ' -f"$1"
+}
+
+# refuse WHAT ARGUMENT...: dmlosetup fails, and all is as it was
+refuse()
+{
+	local why=$1 before
+	shift
+	before="$(dmsetup table disk) $(ls -A "$there")"
+	fails "$why" within dmlosetup "$@"
+	same "nothing has changed" "$(dmsetup table disk) $(ls -A "$there")" "$before"
+	same "it is in use" "$(state_of disk)" Active
+	writer_goes_on
+}
+
+refused()
+{
+	local here=$1 there=$2 image=$1/image
+	note "refused, or rolled back"
+	truncate -s 24M "$image"
+	inner_mount ext4 "$(loop_dev disk "$image")" 16M
+	writer_start "$inner/data" $((8 << 20))
+	: >"$there/exists"
+	refuse EEXIST --replace disk "$there/exists"
+	refuse ENOENT --replace disk "$there/nowhere/image"
+	refuse "lie on that device itself" --replace disk "$inner/image"
+	check "none is left on it" test ! -e "$inner/image"
+	fill_up "$there"
+	refuse ENOSPC --replace disk "$there/image"
+	rm "$there"/full.* "$there/exists"
+
+	note "stopped"
+	timeout -s INT 1 strace -qq -o /dev/null -e trace=pwrite64 -e inject=pwrite64:delay_enter=300000 \
+		dmlosetup --replace disk "$there/image" 2>"$state/said" && fail "it was not stopped"
+	matches "it says so" "$(<"$state/said")" "stopped; /dev/mapper/disk has the file that it had"
+	check "none is left" test ! -e "$there/image"
+
+	note "another table meanwhile"
+	strace -qq -o /dev/null -e trace=fchmod -e inject=fchmod:delay_enter=3000000 \
+		dmlosetup --replace disk "$there/image" 2>"$state/said" &
+	soon "it copies" test -s "$there/image"
+	within dmlosetup -c disk --size 32M
+	! wait $! || fail "it went on"
+	matches "it says so" "$(<"$state/said")" "it was changed meanwhile"
+	check "none is left" test ! -e "$there/image"
+	writer_stop
+	inner_check
+	dmlosetup -d disk
+
+	note "no table for the new file"
+	rm "$image"
+	dmlosetup --prepare "$image" --size 8M
+	dmlosetup --mapped disk "$image"
+	writer_start /dev/mapper/disk $((8 << 20))
+	there=$(mkfs_mount tmpfs)
+	refuse "" --replace disk "$there/image"
+	writer_stop
+	umount "$there"
+	dmlosetup -d disk
+	rm "$image"
+}
+
+# ------------------------------------------------------------------------- killed --
+
+# Whichever file it has: nothing of it is lost.
+whole()
+{
+	local file
+	file=$(table_word 4)
+	same "$1" "$(dmsetup info -c --noheadings -o suspended,tables_loaded disk)" Active:Live
+	writer_goes_on
+	table_is_right disk
+	# what was half made, and what was replaced
+	find "$here" "$there" -name 'image*' ! -path "$file" -delete
+}
+
+do_replace()
+{
+	local next=$here/image.$((++number))
+	shift
+	[ $((number % 2)) = 0 ] || next=$there/image.$number
+	"$@" dmlosetup --replace disk "$next" >/dev/null 2>&1
+}
+
+killed()
+{
+	local here=$1 there=$2 number=0
+	note "killed"
+	truncate -s 4M "$here/image"
+	writer_start "$(loop_dev disk "$here/image")" $((4 << 20))
+	kill_each "--replace" "ioctl fsync fallocate ftruncate" whole do_replace
+	writer_stop
+	dmlosetup -d disk
+}
+
+ext4=$(mkfs_mount ext4)
+xfs=$(mkfs_mount xfs)
+refused "$ext4" "$xfs"
+killed "$ext4" "$xfs"
