@@ -71,27 +71,33 @@ static int write_all(int fd, const char *buf, uint64_t pos, size_t len)
 	return 0;
 }
 
+/* How long a block of the piece at @at is. */
+static size_t block_size(size_t at, size_t len)
+{
+	return len - at < BLOCK ? len - at : BLOCK;
+}
+
+static bool same_block(const struct copy *c, size_t at, size_t len)
+{
+	return !memcmp(c->buf + at, c->old + at, block_size(at, len));
+}
+
 /* The parts of buf that differ from old, as few writes as may be. */
 static int write_changed(struct copy *c, uint64_t pos, size_t len)
 {
 	size_t at = 0, end;
 	int err = 0;
 
-#define SIZE(at)	(len - (at) < BLOCK ? len - (at) : BLOCK)
-#define SAME(at)	(!memcmp(c->buf + (at), c->old + (at), SIZE(at)))
 	while (!err && at < len) {
-		if (SAME(at)) {
-			at += SIZE(at);
-			continue;
+		end = at + block_size(at, len);
+		if (!same_block(c, at, len)) {
+			while (end < len && !same_block(c, end, len))
+				end += block_size(end, len);
+			err = write_all(c->to, c->buf + at, pos + at, end - at);
+			c->changed += end - at;
 		}
-		for (end = at; end < len && !SAME(end); end += SIZE(end))
-			;
-		err = write_all(c->to, c->buf + at, pos + at, end - at);
-		c->changed += end - at;
 		at = end;
 	}
-#undef SAME
-#undef SIZE
 	return err;
 }
 

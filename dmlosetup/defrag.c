@@ -28,7 +28,7 @@
 /* a turn on ext4 ends after so many seconds or bytes */
 #define TURN_SECONDS	0.3
 #define TURN_BYTES	(64ULL << 20)
-#define PIECE		(1ULL << 20)
+#define PIECE		1048576ULL
 
 struct defrag {
 	const struct loop_device *dev;
@@ -362,19 +362,17 @@ static int defrag_file(struct defrag *d, int (*way)(struct defrag *))
 }
 
 /* Which filesystem offers what. */
-static int choose_way(const struct defrag *d, int (**way)(struct defrag *))
+static int choose_way(struct defrag *d)
 {
 	struct statfs fs;
 
 	if (fstatfs(d->fd, &fs))
 		return -errno;
 	if (fs.f_type == EXT4_SUPER_MAGIC)
-		*way = defrag_ext4;
-	else if (fs.f_type == XFS_SUPER_MAGIC)
-		*way = defrag_xfs;
-	else
-		return -EOPNOTSUPP;
-	return 0;
+		return defrag_file(d, defrag_ext4);
+	if (fs.f_type == XFS_SUPER_MAGIC)
+		return defrag_file(d, defrag_xfs);
+	return -EOPNOTSUPP;
 }
 
 static int say_why(const struct defrag *d, int err)
@@ -382,16 +380,16 @@ static int say_why(const struct defrag *d, int err)
 	const char *node = shown(d->dev->id.node);
 
 	if (err == -EOPNOTSUPP || err == -ENOTTY)
-		complain("cannot defragment the file of %s: its filesystem, %s, offers no way to do it",
+		complain("cannot defragment %s: its filesystem, %s, offers no way to do it",
 			 node, d->dev->has_status ? d->dev->status.fstype : "?");
 	else if (err == -ENOSPC || err == -EDQUOT)
-		complain("cannot defragment the file of %s: it needs as much free space as the file has (%s)",
+		complain("cannot defragment %s: it needs as much free space as the file has (%s)",
 			 node, strerror(-err));
 	else if (err == -ESTALE)
 		complain("cannot defragment the file of %s: %s was changed meanwhile",
 			 node, shown(d->dev->table.path));
 	else if (err == -EINTR)
-		complain("stopped; the file of %s has its data, and some of its blocks where they were",
+		complain("stopped; the data of %s is all there, some blocks are where they were",
 			 node);
 	else if (err < 0)
 		complain_errno(err, "cannot defragment the file of %s", node);
@@ -400,7 +398,6 @@ static int say_why(const struct defrag *d, int err)
 
 static int defrag(const struct loop_device *dev)
 {
-	int (*way)(struct defrag *) = NULL;
 	struct defrag d = { .dev = dev, .donor = -1 };
 	int err;
 
@@ -411,10 +408,7 @@ static int defrag(const struct loop_device *dev)
 		err = TOLD;
 	} else {
 		signals_hold();
-		err = choose_way(&d, &way);
-		if (!err)
-			err = defrag_file(&d, way);
-		err = say_why(&d, err);
+		err = say_why(&d, choose_way(&d));
 		signals_release();
 	}
 	if (d.donor >= 0)

@@ -65,7 +65,7 @@ static int check_place(const struct replace *r)
 		return TOLD;
 	}
 	if (sector_size(st.st_dev) > sector_size(makedev(id->major, id->minor))) {
-		complain("cannot replace the file of %s: the disk of %s has sectors of %u bytes, which are larger",
+		complain("cannot move %s: the disk of %s has larger sectors, of %u bytes",
 			 shown(id->node), shown(r->file), sector_size(st.st_dev));
 		return TOLD;
 	}

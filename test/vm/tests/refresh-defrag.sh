@@ -76,6 +76,7 @@ refused()
 	fails "as much free space" within dmlosetup --defrag disk
 	active
 	rm "$2"/full.*
+	sync -f "$2"
 
 	note "suspended"
 	dmsetup suspend disk

@@ -108,7 +108,7 @@ kinds()
 	note "larger sectors"
 	there=$(mkfs_mount -d 4k xfs)
 	loop_dev disk "$new" >/dev/null
-	fails "sectors of 4096 bytes" dmlosetup --replace disk "$there/image"
+	fails "larger sectors, of 4096 bytes" dmlosetup --replace disk "$there/image"
 	check "none is left" test ! -e "$there/image"
 	dmlosetup -d disk
 	rm "$image" "$new"
