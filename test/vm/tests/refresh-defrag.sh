@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DESCRIPTION: dmlosetup --defrag moves the blocks of a file in use together, and nothing is lost, also when it is killed
+# DESCRIPTION: dmlosetup --defrag moves the blocks of a file in use together, and nothing is lost
 # TIMEOUT: 300
 
 # shellcheck source=test/vm/tests/refresh-common.bash
@@ -93,43 +93,10 @@ refused()
 	rm "$image"
 }
 
-whole()
-{
-	same "$1" "$(dmsetup info -c --noheadings -o suspended,tables_loaded disk)" Active:Live
-	writer_goes_on
-	active
-	same "no donor is left" "$(ls -A "$folder")" image
-}
-
-do_defrag()
-{
-	shift
-	"$@" dmlosetup --defrag disk >/dev/null 2>&1
-}
-
-killed()
-{
-	local folder=$2/folder image=$2/folder/image
-	mkdir "$folder"
-	scattered "$image" 4
-	writer_start "$(loop_dev disk "$image")" $((4 << 20))
-	kill_each "--defrag" "fallocate fsync" whole do_defrag
-	writer_stop
-	dmlosetup -d disk
-	rm "$image"
-	scattered "$image" 4
-	writer_start "$(loop_dev disk "$image")" $((4 << 20))
-	kill_each "--defrag" ioctl whole do_defrag
-	check "then it is not scattered" test "$(pieces "$image")" -le 4
-	writer_stop
-	dmlosetup -d disk
-}
-
 all()
 {
 	in_use "$@"
 	refused "$@"
-	killed "$@"
 }
 
 nothing_offered()
