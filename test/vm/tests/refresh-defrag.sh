@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: dmlosetup --defrag moves the blocks of a file in use together, and nothing is lost
+# KERNELS: 6.12
 # TIMEOUT: 300
 
 # shellcheck source=test/vm/tests/refresh-common.bash

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: dmlosetup --replace moves the image of a device in use, and nothing is lost
+# KERNELS: 6.12 7.2
 # TIMEOUT: 300
 
 # shellcheck source=test/vm/tests/refresh-common.bash
