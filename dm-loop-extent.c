@@ -484,12 +484,11 @@ static void edit_neighbours(struct dm_loop_edit *edit,
 	}
 }
 
-/* @at: where @r begins */
+/* @edit: all zeroes; @at: where @r begins */
 static void edit_plan(struct dm_loop_edit *edit,
 		      const struct dm_loop_root *root, struct dm_loop_range *r,
 		      const struct dm_loop_pos *at)
 {
-	memset(edit, 0, sizeof(*edit));
 	edit->seg[SEG_NEW].ext = edit->new;
 	edit_before(edit, root, r, *at);
 	edit_after(edit, root, r, *at);
@@ -641,7 +640,7 @@ int dm_loop_extents_set(struct dm_loop_extents *t, sector_t start,
 			gfp_t gfp)
 {
 	struct dm_loop_root *root = root_of(t);
-	struct dm_loop_edit edit;
+	struct dm_loop_edit edit = {};
 	struct dm_loop_range r;
 	struct dm_loop_pos at;
 

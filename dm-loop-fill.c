@@ -44,6 +44,9 @@
  */
 #define DENSE_SECTORS (SZ_64K >> SECTOR_SHIFT)
 
+/* So many bios of file I/O wait before it is tried again without waiting. */
+#define NOWAIT_SKIP 64
+
 /* Where blocks were filled is asked for when no more come, a little at a time. */
 #define LOCATE_DELAY (HZ / 10)
 #define LOCATE_SECTORS (SZ_1M >> SECTOR_SHIFT)
@@ -871,19 +874,33 @@ static int xfs_allocate(struct dm_loop_file *lf, sector_t start, sector_t end)
 					 (end - start) << SECTOR_SHIFT);
 }
 
+/*
+ * A small write far from all others: more than its own blocks would cost
+ * space, and two more extents, for neighbours that may never come.
+ */
+static bool is_lone(struct dm_loop_file *lf, const struct dm_loop_range *hole,
+		    sector_t start, sector_t end)
+{
+	return end - start < DENSE_SECTORS && start != hole->start &&
+	       hole->start <= round_down(start, lf->chunk) &&
+	       hole->start + hole->len >= round_up(end, lf->chunk);
+}
+
 /* Space for a whole chunk, within the hole; if that fails, for the run. */
 static int xfs_prepare(struct dm_loop_file *lf, sector_t start, sector_t end)
 {
+	sector_t from = start, to = end;
 	struct dm_loop_range hole, r;
-	sector_t from, to;
 	int err;
 
 	if (!lookup(lf, start, &hole))
 		return -EIO;
-	from = max(round_down(start, lf->chunk), hole.start);
-	to = min(round_up(end, lf->chunk), hole.start + hole.len);
+	if (!is_lone(lf, &hole, start, end)) {
+		from = max(round_down(start, lf->chunk), hole.start);
+		to = min(round_up(end, lf->chunk), hole.start + hole.len);
+	}
 	err = xfs_allocate(lf, from, to);
-	if (err) {
+	if (err && (from < start || to > end)) {
 		from = start;
 		to = end;
 		err = xfs_allocate(lf, from, to);
@@ -1232,6 +1249,165 @@ static void punch_bio(struct dm_loop_file *lf, struct bio *bio)
 	end_bio(bio, r);
 }
 
+/* --- file mode ---------------------------------------------------------- */
+
+static bool can_direct(struct dm_loop_file *lf, const struct iov_iter *iter,
+		       loff_t pos)
+{
+	return lf->dio_align &&
+	       !((pos | iov_iter_count(iter)) & (lf->dio_align - 1)) &&
+	       !(iov_iter_alignment(iter) & (lf->dio_mem_align - 1));
+}
+
+static int file_rw(struct dm_loop_file *lf, struct bio *bio)
+{
+	bool write = op_is_write(bio_op(bio));
+	const struct file_operations *fop = lf->file->f_op;
+	struct iov_iter iter;
+	struct kiocb iocb;
+	ssize_t n;
+
+	bio_to_iter(bio, write ? ITER_SOURCE : ITER_DEST, &iter);
+	init_sync_kiocb(&iocb, lf->file);
+	iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
+	iocb.ki_ioprio = bio->bi_ioprio;
+	do {
+		if (can_direct(lf, &iter, iocb.ki_pos))
+			iocb.ki_flags |= IOCB_DIRECT;
+		n = write ? fop->write_iter(&iocb, &iter) :
+			    fop->read_iter(&iocb, &iter);
+		/* Some say only now that they cannot do it direct. */
+		if (n == -EINVAL && (iocb.ki_flags & IOCB_DIRECT)) {
+			lf->dio_align = 0;
+			iocb.ki_flags &= ~IOCB_DIRECT;
+			n = 1;
+		}
+	} while (n > 0 && iov_iter_count(&iter));
+	return n > 0 ? 0 : n ?: -EIO;
+}
+
+static int file_punch(struct dm_loop_file *lf, struct bio *bio)
+{
+	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	struct file *file = lf->file;
+
+	if (bio_op(bio) == REQ_OP_WRITE_ZEROES && (bio->bi_opf & REQ_NOUNMAP))
+		mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+	return file->f_op->fallocate(file, mode,
+				     bio_start(bio) << SECTOR_SHIFT,
+				     (loff_t)bio_sectors(bio) << SECTOR_SHIFT);
+}
+
+static void end_file_io(struct dm_loop_file *lf, struct bio *bio, int r)
+{
+	trace_dm_loop_fallback(lf, bio_start(bio), bio_sectors(bio), r);
+	if (op_is_write(bio_op(bio))) {
+		need_fsync(lf);
+		say_error(lf, r);
+	}
+	end_bio(bio, r);
+}
+
+static void dm_loop_file_io(struct work_struct *work)
+{
+	struct dm_loop_io *io = container_of(work, struct dm_loop_io, work);
+	struct bio *bio = dm_bio_from_per_bio_data(io, sizeof(*io));
+	struct dm_loop_file *lf = io->lt->lf;
+	unsigned int flags = enter_fs();
+	int r;
+
+	kthread_associate_blkcg(bio_blkcg_css(bio));
+	if (bio_op(bio) == REQ_OP_DISCARD ||
+	    bio_op(bio) == REQ_OP_WRITE_ZEROES)
+		r = file_punch(lf, bio);
+	else
+		r = file_rw(lf, bio);
+	kthread_associate_blkcg(NULL);
+	end_file_io(lf, bio, r);
+	leave_fs(flags);
+}
+
+/* In a work of its own, so that it may wait. */
+static void queue_file_io(struct dm_loop_file *lf, struct bio *bio)
+{
+	struct dm_loop_io *io = dm_loop_io(bio);
+
+	INIT_WORK(&io->work, dm_loop_file_io);
+	queue_work(lf->wq, &io->work);
+}
+
+/* What did not come to its end without waiting is done again as a whole. */
+static void nowait_done(struct kiocb *iocb, long ret)
+{
+	struct dm_loop_io *io = container_of(iocb, struct dm_loop_io, iocb);
+	struct bio *bio = dm_bio_from_per_bio_data(io, sizeof(*io));
+	struct dm_loop_file *lf = io->lt->lf;
+
+	if (ret == bio->bi_iter.bi_size) {
+		end_file_io(lf, bio, 0);
+		return;
+	}
+	if (ret == -EAGAIN)
+		atomic_set(&lf->nowait_skip[op_is_write(bio_op(bio))],
+			   NOWAIT_SKIP);
+	queue_file_io(lf, bio);
+}
+
+/* Direct I/O that never waits can be sent by one worker for all. */
+static bool file_nowait(struct dm_loop_file *lf, struct bio *bio)
+{
+	const struct file_operations *fop = lf->file->f_op;
+	struct kiocb *iocb = &dm_loop_io(bio)->iocb;
+	bool write = op_is_write(bio_op(bio));
+	struct iov_iter iter;
+	ssize_t n;
+
+	if (!bio_has_data(bio))
+		return false;
+	bio_to_iter(bio, write ? ITER_SOURCE : ITER_DEST, &iter);
+	init_sync_kiocb(iocb, lf->file);
+	iocb->ki_pos = bio_start(bio) << SECTOR_SHIFT;
+	iocb->ki_ioprio = bio->bi_ioprio;
+	iocb->ki_complete = nowait_done;
+	iocb->ki_flags |= IOCB_DIRECT | IOCB_NOWAIT;
+	if (!can_direct(lf, &iter, iocb->ki_pos))
+		return false;
+	kthread_associate_blkcg(bio_blkcg_css(bio));
+	n = write ? fop->write_iter(iocb, &iter) : fop->read_iter(iocb, &iter);
+	kthread_associate_blkcg(NULL);
+	if (n != -EIOCBQUEUED)
+		nowait_done(iocb, n);
+	return true;
+}
+
+/* Where it had to wait, as for each write on btrfs that copies, do not ask. */
+static bool try_nowait(struct dm_loop_file *lf, struct bio *bio)
+{
+	return (lf->file->f_mode & FMODE_NOWAIT) && lf->dio_align &&
+	       atomic_dec_if_positive(&lf->nowait_skip[op_is_write(bio_op(bio))]) < 0;
+}
+
+/**
+ * dm_loop_defer_file() - do a bio by file I/O
+ * @lf: the backing file, in file mode
+ * @bio: with its place in dm_loop_io(bio)->sector
+ *
+ * Context: Any.
+ */
+void dm_loop_defer_file(struct dm_loop_file *lf, struct bio *bio)
+{
+	struct dm_loop_io *io = dm_loop_io(bio);
+
+	dm_loop_count(lf, DM_LOOP_FILE_IOS);
+	bio->bi_iter.bi_sector = io->sector;
+	/* Frozen: the worker holds it. */
+	if ((op_is_write(bio_op(bio)) && !dm_loop_start_write(lf, bio)) ||
+	    try_nowait(lf, bio))
+		dm_loop_defer(lf, bio);
+	else
+		queue_file_io(lf, bio);
+}
+
 /* --- the worker --------------------------------------------------------- */
 
 /**
@@ -1385,7 +1561,8 @@ static void take_bio(struct dm_loop_file *lf, struct bio *bio,
 	    !dm_loop_start_write(lf, bio)) {
 		bio_list_add(&todo->held, bio);
 	} else if (lf->mode == DM_LOOP_MODE_FILE) {
-		queue_work(lf->wq, &io->work);
+		if (!file_nowait(lf, bio))
+			queue_file_io(lf, bio);
 	} else if (bio_op(bio) == REQ_OP_DISCARD ||
 		   bio_op(bio) == REQ_OP_WRITE_ZEROES) {
 		bio_list_add(&todo->punches, bio);
@@ -1589,100 +1766,6 @@ static void dm_loop_flush(struct work_struct *work)
 		end_flush(lf, bio, r);
 	leave_fs(flags);
 	sb_end_write(sb);
-}
-
-/* --- file mode ---------------------------------------------------------- */
-
-static bool can_direct(struct dm_loop_file *lf, const struct iov_iter *iter,
-		       loff_t pos)
-{
-	return lf->dio_align &&
-	       !((pos | iov_iter_count(iter)) & (lf->dio_align - 1)) &&
-	       !(iov_iter_alignment(iter) & (lf->dio_mem_align - 1));
-}
-
-static int file_rw(struct dm_loop_file *lf, struct bio *bio)
-{
-	bool write = op_is_write(bio_op(bio));
-	const struct file_operations *fop = lf->file->f_op;
-	struct iov_iter iter;
-	struct kiocb iocb;
-	ssize_t n;
-
-	bio_to_iter(bio, write ? ITER_SOURCE : ITER_DEST, &iter);
-	init_sync_kiocb(&iocb, lf->file);
-	iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
-	iocb.ki_ioprio = bio->bi_ioprio;
-	do {
-		if (can_direct(lf, &iter, iocb.ki_pos))
-			iocb.ki_flags |= IOCB_DIRECT;
-		n = write ? fop->write_iter(&iocb, &iter) :
-			    fop->read_iter(&iocb, &iter);
-		/* Some say only now that they cannot do it direct. */
-		if (n == -EINVAL && (iocb.ki_flags & IOCB_DIRECT)) {
-			lf->dio_align = 0;
-			iocb.ki_flags &= ~IOCB_DIRECT;
-			n = 1;
-		}
-	} while (n > 0 && iov_iter_count(&iter));
-	return n > 0 ? 0 : n ?: -EIO;
-}
-
-static int file_punch(struct dm_loop_file *lf, struct bio *bio)
-{
-	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-	struct file *file = lf->file;
-
-	if (bio_op(bio) == REQ_OP_WRITE_ZEROES && (bio->bi_opf & REQ_NOUNMAP))
-		mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
-	return file->f_op->fallocate(file, mode,
-				     bio_start(bio) << SECTOR_SHIFT,
-				     (loff_t)bio_sectors(bio) << SECTOR_SHIFT);
-}
-
-static void dm_loop_file_io(struct work_struct *work)
-{
-	struct dm_loop_io *io = container_of(work, struct dm_loop_io, work);
-	struct bio *bio = dm_bio_from_per_bio_data(io, sizeof(*io));
-	struct dm_loop_file *lf = io->lt->lf;
-	unsigned int flags = enter_fs();
-	int r;
-
-	kthread_associate_blkcg(bio_blkcg_css(bio));
-	if (bio_op(bio) == REQ_OP_DISCARD ||
-	    bio_op(bio) == REQ_OP_WRITE_ZEROES)
-		r = file_punch(lf, bio);
-	else
-		r = file_rw(lf, bio);
-	kthread_associate_blkcg(NULL);
-	trace_dm_loop_fallback(lf, bio_start(bio), bio_sectors(bio), r);
-	if (op_is_write(bio_op(bio))) {
-		need_fsync(lf);
-		say_error(lf, r);
-	}
-	end_bio(bio, r);
-	leave_fs(flags);
-}
-
-/**
- * dm_loop_defer_file() - do a bio by file I/O
- * @lf: the backing file, in file mode
- * @bio: with its place in dm_loop_io(bio)->sector
- *
- * Context: Any.
- */
-void dm_loop_defer_file(struct dm_loop_file *lf, struct bio *bio)
-{
-	struct dm_loop_io *io = dm_loop_io(bio);
-
-	dm_loop_count(lf, DM_LOOP_FILE_IOS);
-	bio->bi_iter.bi_sector = io->sector;
-	INIT_WORK(&io->work, dm_loop_file_io);
-	/* Frozen: the worker holds it. */
-	if (op_is_write(bio_op(bio)) && !dm_loop_start_write(lf, bio))
-		dm_loop_defer(lf, bio);
-	else
-		queue_work(lf->wq, &io->work);
 }
 
 /* --- beginning and end -------------------------------------------------- */

@@ -108,6 +108,8 @@ enum dm_loop_failed {
  * @dio_align: file mode: what position and length must be a multiple of for
  *	direct I/O, in bytes; 0 for none
  * @dio_mem_align: the same for addresses in memory
+ * @nowait_skip: file mode: how many reads, and writes, are not to be tried
+ *	without waiting, because one just now had to wait
  * @inflight: held from map to end_io by each bio sent to @bdev, so that
  *	blocks are given back only when no bio is on its way to them
  * @wq: of its own, with a rescuer: a file on a filesystem on dm-loop must
@@ -157,6 +159,7 @@ struct dm_loop_file {
 	const struct address_space_operations *aops;
 	unsigned int dio_align;
 	unsigned int dio_mem_align;
+	atomic_t nowait_skip[2];
 	struct srcu_struct inflight;
 	sector_t busy_start;
 	sector_t busy_end;
@@ -239,17 +242,19 @@ enum dm_loop_io_flags {
  * struct dm_loop_io - our part of a bio
  * @lt: the target it came to
  * @work: file mode: does it
+ * @iocb: file mode: tries to do it without waiting, before that
  * @sector: first sector in the file
- * @phys: first sector on lf->bdev
  * @sectors: how many
  * @srcu_idx: of lf->inflight
  * @flags: enum dm_loop_io_flags
  */
 struct dm_loop_io {
 	struct dm_loop_target *lt;
-	struct work_struct work;
+	union {
+		struct work_struct work;
+		struct kiocb iocb;
+	};
 	sector_t sector;
-	sector_t phys;
 	unsigned int sectors;
 	int srcu_idx;
 	unsigned int flags;

@@ -168,5 +168,8 @@ target()
 	emit target "$@"
 }
 
+# Khugepaged would come along now and then, and be counted.
+echo never >/sys/kernel/mm/transparent_hugepage/enabled
+
 modprobe dm-loop
 emit kernel "$(uname -r)" "$(sha256sum "$(modinfo -n dm-loop)" | cut -c1-8)"
