@@ -1124,13 +1124,16 @@ void dm_loop_file_release_idle(struct dm_target *ti)
 /*
  * ext4 may write zeroes to unwritten blocks beside those it was asked to
  * write, and call them written (ext4_ext_convert_to_initialized()).
+ * It keeps the blocks that it had found when a write runs out of space, and
+ * bmap() does not tell us; they read as zeroes, as a hole does.
  */
 static bool agree(const struct dm_loop_range *ours,
 		  const struct dm_loop_range *theirs, sector_t pos)
 {
 	switch (ours->state) {
 	case DM_LOOP_HOLE:
-		return theirs->state == DM_LOOP_HOLE;
+		return theirs->state == DM_LOOP_HOLE ||
+		       theirs->state == DM_LOOP_UNWRITTEN;
 	case DM_LOOP_FILLED:
 		return theirs->state == DM_LOOP_MAPPED;
 	default:

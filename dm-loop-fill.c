@@ -157,9 +157,20 @@ static sector_t block_sectors(const struct dm_loop_file *lf)
 	return i_blocksize(lf->inode) >> SECTOR_SHIFT;
 }
 
+/*
+ * What went wrong with a piece that was split off is there already, and stays.
+ * For the block layer, over quota is no space.
+ */
+static void set_error(struct bio *bio, int error)
+{
+	if (error)
+		bio->bi_status = errno_to_blk_status(error == -EDQUOT ?
+						     -ENOSPC : error);
+}
+
 static void end_bio(struct bio *bio, int error)
 {
-	bio->bi_status = errno_to_blk_status(error);
+	set_error(bio, error);
 	bio_endio(bio);
 }
 
@@ -660,7 +671,7 @@ static void end_later(struct dm_loop_file *lf, struct bio *bio, int error,
 		      struct bio_list *done)
 {
 	say_error(lf, error);
-	bio->bi_status = errno_to_blk_status(error);
+	set_error(bio, error);
 	bio_list_add(done, bio);
 }
 
@@ -1729,8 +1740,7 @@ static void end_flush(struct dm_loop_file *lf, struct bio *bio, int r)
 	struct dm_loop_io *io = dm_loop_io(bio);
 
 	if (io->flags & DM_LOOP_IO_SYNCED) {
-		if (r)
-			bio->bi_status = errno_to_blk_status(r);
+		set_error(bio, r);
 		bio->bi_end_io(bio);
 	} else if (r || !lf->bdev) {
 		end_bio(bio, r);

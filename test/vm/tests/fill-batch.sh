@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: not yet seen green to its end
 # DESCRIPTION: first writes of neighbours are one write; space is allocated in chunks, inside the file; no more pieces than with loop
 # TIMEOUT: 240
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: the first write to a part of a block never shows what was on the disk before
-# KERNELS: 6.12 7.2
 # TIMEOUT: 400
 
 # shellcheck disable=SC2154 # state is set in lib.sh

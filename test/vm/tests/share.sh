@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: a file that shares blocks with clones never changes them, whoever writes on which side
-# KERNELS: 6.12
 # TIMEOUT: 240
 
 # shellcheck disable=SC2154 # state is set in lib.sh

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: not yet seen green to its end
 # DESCRIPTION: each tracepoint comes when what it tells of is done, with its device, inode, range and error
 # TIMEOUT: 120
 
