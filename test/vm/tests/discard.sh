@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
+# LONG: a model of discards at every offset
 # DESCRIPTION: discard and write zeroes give blocks back, whole ones and no others, which are then not ours
 # TIMEOUT: 240
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
+# LONG: runs the command a hundred times
 # DESCRIPTION: dmlosetup attaches files and lists devices, and says why it does not
 # TIMEOUT: 600
 

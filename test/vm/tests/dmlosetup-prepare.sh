@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
+# LONG: writes files whole
 # DESCRIPTION: dmlosetup --prepare makes any file fully written and keeps its content
 # TIMEOUT: 300
 

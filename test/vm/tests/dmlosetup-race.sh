@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
+# LONG: two hundred commands at once, and again
 # DESCRIPTION: dmlosetup -f two hundred times at once gives two hundred devices; killed, it leaves none
 # TIMEOUT: 900
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
+# LONG: seven filesystems are made, filled and checked
 # DESCRIPTION: files that cannot be mapped work by file I/O; the option mapped refuses them
 # TIMEOUT: 400
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
+# LONG: each filesystem is filled before
 # DESCRIPTION: the first write to a part of a block never shows what was on the disk before
 # TIMEOUT: 400
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
+# LONG: compares all limits with other targets on many disks
 # DESCRIPTION: queue limits are those of the disk below; NOWAIT works; sysfs shows the stack
 # TIMEOUT: 500
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
+# LONG: kills the command at each of its steps
 # DESCRIPTION: dmlosetup resizes, refreshes, clones and verifies a device in use
 # TIMEOUT: 600
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
+# LONG: moves the blocks of a file under load
 # DESCRIPTION: dmlosetup --defrag moves the blocks of a file in use together, and nothing is lost
 # KERNELS: 6.12
 # TIMEOUT: 300

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
+# LONG: copies an image four times under load
 # DESCRIPTION: dmlosetup --replace moves the image of a device in use, and nothing is lost
 # KERNELS: 6.12 7.2
 # TIMEOUT: 300
