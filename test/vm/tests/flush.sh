@@ -52,10 +52,9 @@ traced()
 {
 	local regex=$1
 	shift
-	echo >"$tracing/trace"
-	echo 1 >"$tracing/events/block/block_bio_queue/enable"
+	trace_begin
 	"$@"
-	echo 0 >"$tracing/events/block/block_bio_queue/enable"
+	trace_end
 	matches "at the disk $(tr : , <"/sys/block/${disk#/dev/}/dev"): $*" \
 		"$(grep -F ": block_bio_queue: $(tr : , <"/sys/block/${disk#/dev/}/dev") " "$tracing/trace" | sed 's/.*queue: //')" "$regex"
 }
@@ -118,4 +117,5 @@ flush()
 	same "calls of the filesystem" "$(status_field x fsyncs)" 0
 	dmsetup remove x
 }
+trace_events block/block_bio_queue
 for_each_fs flush ext4 xfs
