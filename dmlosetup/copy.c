@@ -163,42 +163,60 @@ static int copy_hole(struct copy *c, uint64_t pos, uint64_t end)
 	return 0;
 }
 
-/* Where what is at @pos ends, and whether it is data. */
-static uint64_t part_end(const struct copy *c, uint64_t pos, bool *is_data)
+/*
+ * Not from SEEK_DATA: before 6.9 xfs took data for a hole where a file that
+ * shares blocks has some set aside for copies.
+ */
+static int next_part(const struct copy *c, struct extent_map *map,
+		     uint64_t *end, bool *is_data)
 {
-	off_t data = lseek(c->from, c->offset + pos, SEEK_DATA);
-	off_t next;
+	struct extent ext;
+	int got;
 
+	*end = c->size;
 	*is_data = true;
-	if (c->all || (data < 0 && errno != ENXIO))
-		return c->size;
-	*is_data = data >= 0 && (uint64_t)data <= c->offset + pos;
-	next = *is_data ? lseek(c->from, data, SEEK_HOLE) : data;
-	if (next < 0 || (uint64_t)next > c->offset + c->size)
-		return c->size;
-	return next - c->offset;
+	if (c->all)
+		return 0;
+	got = extents_next(map, &ext);
+	if (got < 0)
+		return got;
+	if (!got)
+		return -ESTALE;
+	*end = ext.start + ext.length - c->offset;
+	*is_data = ext.state != EXTENT_HOLE && ext.state != EXTENT_UNWRITTEN;
+	return 0;
+}
+
+static int copy_part(struct copy *c, uint64_t pos, uint64_t end, bool is_data,
+		     bool compare)
+{
+	int err;
+
+	if (is_data)
+		return copy_data(c, pos, end, compare);
+	err = compare ? copy_hole(c, pos, end) : 0;
+	return err ? err : copied(c, end - pos);
 }
 
 /* One pass. @compare: write only what differs. */
 int copy_pass(struct copy *c, const char *what, bool compare)
 {
+	struct extent_map map;
 	uint64_t pos = 0, end;
 	bool is_data;
 	int err = 0;
 
+	extents_init(&map, c->from, c->offset + c->size);
+	extents_seek(&map, c->offset);
 	progress_start(&c->progress, what, c->size);
 	while (!err && pos < c->size) {
-		end = part_end(c, pos, &is_data);
-		if (is_data) {
-			err = copy_data(c, pos, end, compare);
-		} else {
-			err = compare ? copy_hole(c, pos, end) : 0;
-			if (!err)
-				err = copied(c, end - pos);
-		}
+		err = next_part(c, &map, &end, &is_data);
+		if (!err)
+			err = copy_part(c, pos, end, is_data, compare);
 		pos = end;
 	}
 	progress_end(&c->progress);
+	extents_free(&map);
 	return err;
 }
 

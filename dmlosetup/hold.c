@@ -15,6 +15,8 @@
 
 #include "dmlosetup.h"
 
+#define RESUME_TRIES	1200	/* a minute of them */
+
 double now(void)
 {
 	struct timespec ts;
@@ -29,16 +31,33 @@ static int load_old(const struct hold *h)
 		       h->old.read_only);
 }
 
-/* Without the change if it is not complete; with it if it is. */
-static int resume(const struct hold *h)
+/*
+ * The kernel takes no file that is open for writing, and closes those of a
+ * process that dies in no certain order: the file may be open for a moment
+ * after our end of the socket was told.
+ */
+static int resume_patiently(const char *name)
 {
-	const char *name = h->old.id.name;
+	static const struct timespec pause = { .tv_nsec = 50000000 };
+	unsigned int tries;
 	int err;
 
-	err = dm_resume(name, NULL);
-	if (err && !load_old(h) && !dm_resume(name, NULL))
-		return 0;
+	for (tries = 0; tries < RESUME_TRIES; tries++) {
+		err = dm_resume(name, NULL);
+		if (err != -ETXTBSY)
+			break;
+		nanosleep(&pause, NULL);
+	}
 	return err;
+}
+
+/* Without the change if it is not complete; with it if it is. */
+static void resume(const struct hold *h)
+{
+	const char *name = h->old.id.name;
+
+	if (resume_patiently(name) && !load_old(h))
+		resume_patiently(name);
 }
 
 /* In the guard. The device may be another one of the same name by now. */

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: power cuts under an image on ext4: nothing that was promised is lost
-# KERNELS: 6.12
 # LONG: a hundred times a filesystem is mounted, compared and checked
 # TIMEOUT: 900
 

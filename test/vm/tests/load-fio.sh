@@ -2,7 +2,6 @@
 # shellcheck shell=bash
 # DRAFT: green on 6.12 and 7.2, but not yet seen failing: it does not miss the drain of block_range()
 # DESCRIPTION: fio verifies random writes of 512 B to 1 MiB among trims, four jobs 32 deep, from an empty image on
-# KERNELS: 6.12 7.2
 # TIMEOUT: 600
 
 # shellcheck disable=SC2154 # state is set in lib.sh

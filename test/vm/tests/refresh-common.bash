@@ -294,8 +294,8 @@ inner_check()
 {
 	umount "$inner"
 	case $inner_type in
-	ext*) check "e2fsck finds nothing" e2fsck -fn "$inner_dev" >"$state/fsck" 2>&1 || fail "$(cat "$state/fsck")" ;;
-	xfs) check "xfs_repair finds nothing" xfs_repair -n "$inner_dev" >"$state/fsck" 2>&1 || fail "$(cat "$state/fsck")" ;;
+	ext*) e2fsck -fn "$inner_dev" >"$state/fsck" 2>&1 || fail "e2fsck: $(<"$state/fsck")" ;;
+	xfs) xfs_repair -n "$inner_dev" >"$state/fsck" 2>&1 || fail "xfs_repair: $(<"$state/fsck")" ;;
 	esac
 	mount -o ro "$inner_dev" "$inner"
 	check "a file from the beginning is right" pattern check 77 0 $((3 << 20)) <"$inner/kept"

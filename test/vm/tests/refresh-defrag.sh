@@ -2,7 +2,6 @@
 # shellcheck shell=bash
 # LONG: moves the blocks of a file under load
 # DESCRIPTION: dmlosetup --defrag moves the blocks of a file in use together, and nothing is lost
-# KERNELS: 6.12
 # TIMEOUT: 300
 
 # shellcheck source=test/vm/tests/refresh-common.bash

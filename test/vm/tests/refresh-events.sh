@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: dmsetup wait wakes for what somebody must see to, and udev follows a device that grows or gets another file
-# KERNELS: 7.2
 # TIMEOUT: 400
 
 # shellcheck source=test/vm/tests/refresh-common.bash
@@ -64,7 +63,13 @@ broken()
 	write_fails EIO 210
 	check "it can be read" cmp "$state/before" <(dd if=/dev/mapper/disk bs=1M skip=1 count=4 iflag=direct status=none)
 	within dmsetup suspend disk
-	wakes disk fails 'cannot resume: .*(EIO|EROFS|error|read-only|sync|[(]-[0-9]+[)])' within dmsetup resume disk
+	# In older kernels ext4 with an aborted journal has nothing against it
+	if [[ "$fs $(uname -r)" = "ext4 6."* ]]; then
+		within dmsetup resume disk
+		write_fails EIO 200
+	else
+		wakes disk fails 'cannot resume: .*(EIO|EROFS|error|read-only|sync|[(]-[0-9]+[)])' within dmsetup resume disk
+	fi
 	within dmsetup remove disk
 }
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: a hundred random sequences of suspend, resume, load, clear, grow, changes of the file, with I/O above
-# KERNELS: 6.12 7.2
 # LONG: a hundred sequences of a dozen commands
 # TIMEOUT: 900
 
@@ -113,6 +112,11 @@ step_write()
 	writes+=($!)
 }
 
+is_released()
+{
+	[ "$(status_field disk mode)" = released ]
+}
+
 # The filesystem below is frozen. A suspend need not wait for the thaw; a resume may have to,
 # because the filesystem above writes when it thaws.
 step_frozen()
@@ -130,6 +134,8 @@ step_frozen()
 		within dmsetup suspend --noflush --nolockfs disk
 		suspended=1
 		fsfreeze -u "$host"
+		# What could not be committed until now is, and then the file is free.
+		soon "the file is free" is_released 2>/dev/null
 	fi
 }
 
@@ -171,6 +177,7 @@ say_last()
 	local status=$?
 	[ "$status" = 0 ] || {
 		tail -n 12 "$state/steps"
+		cat "$state/sequences"
 		printf 'the last steps:%s\n' "${said:-}"
 	} >&9
 }

@@ -2,7 +2,6 @@
 # shellcheck shell=bash
 # LONG: copies an image four times under load
 # DESCRIPTION: dmlosetup --replace moves the image of a device in use, and nothing is lost
-# KERNELS: 6.12 7.2
 # TIMEOUT: 300
 
 # shellcheck source=test/vm/tests/refresh-common.bash

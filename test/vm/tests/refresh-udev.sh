@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: udev hears of a resize and of a new file, and its links follow
-# KERNELS: 6.12 7.2
 # TIMEOUT: 120
 
 # shellcheck source=test/vm/tests/refresh-common.bash

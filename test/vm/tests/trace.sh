@@ -39,7 +39,8 @@ put()
 put_and_read()
 {
 	put "$@"
-	xfs_io -d -c "pread -q $((($1 - $1 % 8) * 512)) 4096" "$dev"
+	local start=$(($1 / 8 * 8)) end=$((($1 + $2 + 7) / 8 * 8))
+	xfs_io -d -c "pread -q -b 64k $((start * 512)) $(((end - start) * 512))" "$dev"
 }
 
 put_and_sync()
