@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: green on 6.12 and 7.2, but not yet seen failing: it does not miss the drain of block_range()
 # DESCRIPTION: fio verifies random writes of 512 B to 1 MiB among trims, four jobs 32 deep, from an empty image on
 # TIMEOUT: 600
 

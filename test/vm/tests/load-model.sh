@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: green on 6.12, but not yet seen failing: it does not miss the drain of block_range()
 # DESCRIPTION: threads compare a device on a sparse image with a model of it, also while the file is read
 # LONG: two minutes of load
 # TIMEOUT: 900

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: seen green on ext4 with 6.12 only
 # DESCRIPTION: a dmlosetup --defrag that is killed at any step leaves the device in use and whole
 # LONG: runs the command some fifty times on each filesystem
 # TIMEOUT: 600

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: not run since it was mended
 # DESCRIPTION: a resume that cannot be fails with the reason and leaves the device as it was; frozen and full hosts hang nobody
 # LONG: some steps wait for seconds, and each is checked
 # TIMEOUT: 900

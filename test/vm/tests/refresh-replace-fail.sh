@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: not yet seen green from start to end
 # DESCRIPTION: a dmlosetup --replace that fails, or is killed at any step, leaves the device in use and whole
 # LONG: runs the command some fifty times
 # TIMEOUT: 600
