@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DRAFT: green on 6.12, red on 7.2 before a write under way might be there in part; not run since
 # DESCRIPTION: a device grows again and again while fio verifies it, and each of many snapshots under load is the state of one instant
 # LONG: dozens of commands, each with its checks, while the processors are busy
-# TIMEOUT: 1800
+# TIMEOUT: 900
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"
