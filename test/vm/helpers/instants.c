@@ -7,10 +7,10 @@
  * instants count LOG: how many writes are complete
  *
  * Each thread has a part of FILE to itself and does one write after the other. Each
- * block that it writes says who wrote it, in which write. The log has a stamp from before and one from
- * after each write. So a copy of FILE is the state of one instant when each part holds
- * exactly the first n writes of its thread, and perhaps a part of the next, and no write that it has was begun after
- * one that it has not was complete.
+ * block that it writes says who wrote it, in which write. The log has a stamp from
+ * before and one from after each write. So a copy of FILE is the state of one instant
+ * when each part holds exactly the first n writes of its thread, and perhaps a part of
+ * the next, and no write that it has was begun after one that it has not was complete.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -126,9 +126,11 @@ static int64_t whose(const uint64_t *words, uint64_t block)
 static void say_wrong(uint64_t block, const uint64_t *words, uint64_t want)
 {
 	fprintf(stderr,
-		"instants: %s: wrong at offset %" PRIu64 ": wanted write %" PRIu64 " of thread %" PRIu64
-		", got %016" PRIx64 " block %" PRIu64 " thread %" PRIu64 " write %" PRIu64 "\n",
-		file_name, block * BLOCK, want, block / part, words[0], words[1], words[2], words[3]);
+		"instants: %s: wrong at offset %" PRIu64 ": wanted write %" PRIu64
+		" of thread %" PRIu64 ", got %016" PRIx64 " block %" PRIu64
+		" thread %" PRIu64 " write %" PRIu64 "\n",
+		file_name, block * BLOCK, want, block / part,
+		words[0], words[1], words[2], words[3]);
 }
 
 static uint64_t *alloc_blocks(size_t n)
@@ -344,7 +346,8 @@ static int check(char **argv)
 		if (have[i] < 0)
 			return 1;
 		if (last && (uint64_t)have[i] != run_log->done[i]) {
-			fprintf(stderr, "instants: thread %" PRIu64 " wrote %" PRIu64 " times, %" PRId64 " are there\n",
+			fprintf(stderr, "instants: thread %" PRIu64 " wrote %" PRIu64
+				" times, %" PRId64 " are there\n",
 				i, run_log->done[i], have[i]);
 			return 1;
 		}

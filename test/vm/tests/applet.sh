@@ -3,6 +3,8 @@
 # DESCRIPTION: lvm2's own dmlosetup, which dmsetup is under that name, attaches and detaches
 # TIMEOUT: 60
 
+# shellcheck disable=SC2154 # state is set in lib.sh
+
 dir=$(mkfs_mount ext4)
 written_file "$dir/image" $((1 << 20))
 applet=$state/applet/dmlosetup
@@ -23,7 +25,7 @@ same "its table" "$(dmsetup table loop8)" "0 1920 loop $dir/image 65536"
 same "its data" "$(digest /dev/mapper/loop8)" "$(tail -c +65537 "$dir/image" | sha256sum | cut -d' ' -f1)"
 "$applet" -d loop8
 
-cd "$dir"
+cd "$dir" || fail "no folder"
 "$applet" loop9 image
 same "a relative path" "$(dmsetup table loop9)" "0 2048 loop $dir/image 0"
 "$applet" -d loop9

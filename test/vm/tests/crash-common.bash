@@ -46,7 +46,7 @@ crash_image()
 		crash init /mnt/host/image "$bytes"
 		cp --reflink=always /mnt/host/image /mnt/host/clone
 		crash_base=base
-		[[ " ${*:2} " == *" unshare "* ]] || crash_mode=file
+		[[ " ${*:2} " == *" unshare "* ]] || crash_mode="file"
 		;;
 	esac
 }

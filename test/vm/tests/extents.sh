@@ -3,6 +3,8 @@
 # DESCRIPTION: a file with 100,000 extents loads in less than two seconds, and each is found
 # TIMEOUT: 120
 
+# shellcheck disable=SC2154 # state is set in lib.sh
+
 n=100000
 seed=
 random seed 1000000
@@ -46,7 +48,7 @@ extents()
 	dir=$(mkfs_mount "$fs" "$@")
 	disk=$(findmnt -no SOURCE "$dir")
 	fallocate -l $((n * 8192)) "$dir/image"
-	pattern write 1 0 $((n / 200 * 4096)) >"$dir/tree"
+	pattern write 1 0 $((n * 4096 / 200)) >"$dir/tree"
 	sync -f "$dir"
 	fragments tree "$fs" "$disk" "$dir/image" "$dir/tree" "$n" "$state/root"
 	inode=$(stat -c %i "$dir/image")

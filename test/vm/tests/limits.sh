@@ -4,6 +4,8 @@
 # DESCRIPTION: queue limits are those of the disk below; NOWAIT works; sysfs shows the stack
 # TIMEOUT: 500
 
+# shellcheck disable=SC2154 # state is set in lib.sh
+
 sysfs()
 {
 	readlink -f "/sys/dev/block/$(printf '%d:%d' "0x$(stat -c %t "$1")" "0x$(stat -c %T "$1")")"

@@ -11,6 +11,7 @@ for ((i = 0; i < 19; i++)); do
 done
 
 # Each file has a pattern of its own, to be known again.
+# shellcheck disable=SC1003,SC2016 # odd names they are
 names=(
 	plain
 	'with blank'

@@ -3,6 +3,8 @@
 # DESCRIPTION: every file that is refused: the error, what it says, and that the file is as before
 # TIMEOUT: 400
 
+# shellcheck disable=SC2154 # state is set in lib.sh
+
 # With delayed allocation ext4 does not journal the data of single files.
 ext4=$(mkfs_mount -d 0 -o nodelalloc ext4 -O encrypt,verity,inline_data -I 1024)
 xfs=$(mkfs_mount -d 1 xfs)

@@ -3,6 +3,8 @@
 # DESCRIPTION: reload, suspend, resume and remove in every order, and what makes a resume fail
 # TIMEOUT: 300
 
+# shellcheck disable=SC2154 # state is set in lib.sh
+
 size=$((4 << 20))
 
 free()

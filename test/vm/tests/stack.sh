@@ -3,6 +3,8 @@
 # DESCRIPTION: what people put on top: dm-crypt, LVM, swap, partitions, another dm-loop, a table of several lines
 # TIMEOUT: 400
 
+# shellcheck disable=SC2154 # state is set in lib.sh
+
 seed=
 random seed 1000000
 

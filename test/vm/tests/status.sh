@@ -26,7 +26,7 @@ zeroes()
 # A MiB each of data, hole, unwritten, data.
 status()
 {
-	local fs=$1 dir=$2 file=$2/image pin=write swap='' place count disk
+	local fs=$1 dir=$2 file=$2/image swap='' place count disk
 	[ "$fs" != xfs ] || swap=+swap
 	pattern write "$key" 0 $((1 << 20)) >"$file"
 	truncate -s 4M "$file"
