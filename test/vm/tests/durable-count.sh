@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: a flush after a fill ends when the journal is committed; one that follows none leaves the filesystem alone
+# LONG: each flush is traced
 # TIMEOUT: 120
 
 # shellcheck disable=SC2154 # state is set in lib.sh

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: fio verifies random writes of 512 B to 1 MiB among trims, four jobs 32 deep, from an empty image on
+# LONG: fio writes and verifies for half a minute
 # TIMEOUT: 600
 
 # shellcheck disable=SC2154 # state is set in lib.sh

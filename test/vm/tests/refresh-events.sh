@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: dmsetup wait wakes for what somebody must see to, and udev follows a device that grows or gets another file
+# LONG: makes filesystems, fills them, and waits for events that do not come
 # TIMEOUT: 400
 
 # shellcheck source=test/vm/tests/refresh-common.bash

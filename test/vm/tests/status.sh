@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: what status and table say; a sparse file that is only read gives zeroes
+# LONG: compares each number with what the filesystem says
 # TIMEOUT: 300
 
 key=
