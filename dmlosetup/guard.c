@@ -184,7 +184,7 @@ int guard_ask(const struct guard *g)
 static sigset_t held, before;
 static unsigned int holds;
 
-/* Terminating signals wait until signals_release(). May be nested. */
+/* What ends or stops us waits until signals_release(). May be nested. */
 void signals_hold(void)
 {
 	if (holds++)
@@ -194,6 +194,8 @@ void signals_hold(void)
 	sigaddset(&held, SIGTERM);
 	sigaddset(&held, SIGHUP);
 	sigaddset(&held, SIGQUIT);
+	/* a device that is suspended must not stay so until fg */
+	sigaddset(&held, SIGTSTP);
 	sigprocmask(SIG_BLOCK, &held, &before);
 }
 

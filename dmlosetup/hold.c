@@ -15,7 +15,10 @@
 
 #include "dmlosetup.h"
 
-#define RESUME_TRIES	1200	/* a minute of them */
+/* the guard tries again after 10, 20, 40 ... ms, for half a minute */
+#define FIRST_PAUSE	10000000L
+#define LAST_PAUSE	500000000L
+#define RESUME_TRIES	64
 
 double now(void)
 {
@@ -34,11 +37,11 @@ static int load_old(const struct hold *h)
 /*
  * The kernel takes no file that is open for writing, and closes those of a
  * process that dies in no certain order: the file may be open for a moment
- * after our end of the socket was told.
+ * after the guard was told by the end of its socket.
  */
 static int resume_patiently(const char *name)
 {
-	static const struct timespec pause = { .tv_nsec = 50000000 };
+	struct timespec pause = { .tv_nsec = FIRST_PAUSE };
 	unsigned int tries;
 	int err;
 
@@ -47,6 +50,8 @@ static int resume_patiently(const char *name)
 		if (err != -ETXTBSY)
 			break;
 		nanosleep(&pause, NULL);
+		if (pause.tv_nsec < LAST_PAUSE)
+			pause.tv_nsec *= 2;
 	}
 	return err;
 }

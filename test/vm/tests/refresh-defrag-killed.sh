@@ -64,4 +64,53 @@ killed()
 	dmlosetup -d disk
 }
 
+is_suspended() { [ "$(state_of disk)" = Suspended ]; }
+is_active() { [ "$(state_of disk)" = Active ]; }
+
+# slow_defrag SECONDS: in the background, and so slow while the device is suspended
+slow_defrag()
+{
+	# In a process group of its own, as in a terminal: in an orphaned one ^Z does nothing
+	set -m
+	strace -qq -o /dev/null -e trace=fsync -e "inject=fsync:delay_enter=${1}000000:when=1" \
+		dmlosetup --defrag disk >/dev/null 2>&1 &
+	slow=$!
+	set +m
+	soon "it is suspended" is_suspended
+}
+
+interrupted()
+{
+	local folder=$2/folder image=$2/folder/image mark slow
+	mkdir "$folder"
+	scattered "$image" 4
+	writer_start "$(loop_dev disk "$image")" $((4 << 20))
+
+	note "killed while another has the file open"
+	slow_defrag 60
+	exec 7<>"$image"
+	mark=$(kmsg_mark)
+	pkill -KILL -x dmlosetup
+	# The end of a process waits for who traces it
+	kill -KILL "$slow"
+	soon "the guard tries" kmsg_has "cannot resume: File is open for writing elsewhere" "$mark"
+	same "in vain" "$(state_of disk)" Suspended
+	exec 7>&-
+	soon "until it is closed" is_active
+	wait "$slow" || true
+	wait_guard
+	whole "killed, and the file open"
+
+	note "a ^Z waits until it is resumed"
+	slow_defrag 2
+	pkill -TSTP -x dmlosetup
+	soon "it is resumed" is_active
+	pkill -CONT -x dmlosetup || true
+	check "and ends well" wait "$slow"
+	whole "stopped"
+	writer_stop
+	dmlosetup -d disk
+}
+
 for_each_fs killed
+for_each_fs interrupted ext4
