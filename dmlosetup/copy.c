@@ -165,7 +165,7 @@ static int copy_hole(struct copy *c, uint64_t pos, uint64_t end)
 
 /*
  * Not from SEEK_DATA: before 6.9 xfs took data for a hole where a file that
- * shares blocks has some set aside for copies.
+ * shares blocks has some set aside for copies. The new file shares none.
  */
 static int next_part(const struct copy *c, struct extent_map *map,
 		     uint64_t *end, bool *is_data)
