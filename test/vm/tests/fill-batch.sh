@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: first writes of neighbours are one write; space is allocated in chunks, inside the file; no more pieces than with loop
-# LONG: a million pieces are written to count the extents
+# LONG: writes tens of thousands of blocks to count the extents
 # TIMEOUT: 240
 
 # shellcheck disable=SC2154 # state is set in lib.sh

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # DESCRIPTION: a device grows again and again while fio verifies it, and each of many snapshots under load is the state of one instant
 # LONG: dozens of commands, each with its checks, while the processors are busy
-# TIMEOUT: 900
+# TIMEOUT: 1200
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"

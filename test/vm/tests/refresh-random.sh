@@ -135,7 +135,7 @@ step_frozen()
 		suspended=1
 		fsfreeze -u "$host"
 		# What could not be committed until now is, and then the file is free.
-		soon "the file is free" is_released 2>/dev/null
+		soon "the file is free" is_released
 	fi
 }
 
@@ -177,7 +177,7 @@ say_last()
 	local status=$?
 	[ "$status" = 0 ] || {
 		tail -n 12 "$state/steps"
-		cat "$state/sequences"
+		[ ! -e "$state/sequences" ] || cat "$state/sequences"
 		printf 'the last steps:%s\n' "${said:-}"
 	} >&9
 }
