@@ -78,10 +78,9 @@ int main(int argc, char **argv)
 	}
 	writes = strtoul(argv[3], NULL, 0);
 	state = strtoul(argv[4], NULL, 0);
-	dev = open(argv[1], O_RDWR | O_DIRECT);
 	file = open(argv[2], O_RDONLY);
 	direct = open(argv[2], O_RDONLY | O_DIRECT);
-	if (dev < 0 || file < 0 || direct < 0 || fstat(file, &st))
+	if (file < 0 || direct < 0 || fstat(file, &st))
 		die("open");
 	map = mmap(NULL, st.st_size, PROT_READ, MAP_SHARED, file, 0);
 	if (map == MAP_FAILED ||
@@ -95,6 +94,10 @@ int main(int argc, char **argv)
 		if (!readers[j])
 			read_forever(argv[2]);
 	}
+	/* Not theirs: after an error they may live on for a moment. */
+	dev = open(argv[1], O_RDWR | O_DIRECT);
+	if (dev < 0)
+		die("open");
 	for (i = 0; i < writes; i++) {
 		size_t len = (1 + next(MAX_BLOCKS)) * BLOCK;
 		off_t pos = (off_t)next(st.st_size / BLOCK - MAX_BLOCKS) * BLOCK;
