@@ -334,14 +334,16 @@ enum { SEG_LEFT_LEAF, SEG_BEFORE, SEG_NEW, SEG_AFTER, SEG_RIGHT_LEAF, NR_SEGS };
 
 #define EDIT_MAX_LEAVES	3
 
+struct dm_loop_seg {
+	const struct dm_loop_extent *ext;
+	unsigned int nr;
+};
+
 struct dm_loop_edit {
 	unsigned int first;
 	unsigned int last;
 	unsigned int nr;		/* extents in all the segments */
-	struct {
-		const struct dm_loop_extent *ext;
-		unsigned int nr;
-	} seg[NR_SEGS];
+	struct dm_loop_seg seg[NR_SEGS];
 	struct dm_loop_extent new[3];	/* a rest, the new one, a rest */
 	struct dm_loop_leaf *leaf[EDIT_MAX_LEAVES];
 	unsigned int nr_leaves;
@@ -527,36 +529,41 @@ fail:
 	return -ENOMEM;
 }
 
-/* Take the next leaf->nr extents out of the segments. */
-static void edit_fill_leaf(struct dm_loop_edit *edit, unsigned int *seg,
-			   struct dm_loop_leaf *leaf)
+/*
+ * Take the next leaf->nr extents out of the segments, from @seg on.
+ * Return: the segment where the next leaf goes on.
+ */
+static struct dm_loop_seg *edit_fill_leaf(struct dm_loop_seg *seg,
+					  struct dm_loop_leaf *leaf)
 {
-	unsigned int have = 0;
+	struct dm_loop_extent *to = leaf->ext;
+	unsigned int left = leaf->nr, n;
 
-	while (have < leaf->nr) {
-		unsigned int n = min(leaf->nr - have, edit->seg[*seg].nr);
-
+	while (left) {
+		n = min(left, seg->nr);
 		if (!n) {
-			(*seg)++;
+			seg++;
 			continue;
 		}
-		memcpy(leaf->ext + have, edit->seg[*seg].ext,
-		       n * sizeof(*leaf->ext));
-		edit->seg[*seg].ext += n;
-		edit->seg[*seg].nr -= n;
-		have += n;
+		memcpy(to, seg->ext, n * sizeof(*to));
+		seg->ext += n;
+		seg->nr -= n;
+		to += n;
+		left -= n;
 	}
+	return seg;
 }
 
 static void edit_fill(struct dm_loop_edit *edit,
 		      const struct dm_loop_root *old)
 {
 	const struct dm_loop_leaf *last = leaf_of(old, edit->last);
-	unsigned int seg = 0, i;
+	struct dm_loop_seg *seg = edit->seg;
 	struct dm_loop_leaf *leaf;
+	unsigned int i;
 
 	for (i = 0; i < edit->nr_leaves; i++)
-		edit_fill_leaf(edit, &seg, edit->leaf[i]);
+		seg = edit_fill_leaf(seg, edit->leaf[i]);
 	for (i = 0; i < edit->nr_leaves; i++) {
 		leaf = edit->leaf[i];
 		if (i + 1 < edit->nr_leaves)

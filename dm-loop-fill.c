@@ -20,7 +20,6 @@
 #include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
-#include <linux/sort.h>
 #include <linux/uio.h>
 
 #include "dm-loop.h"
@@ -51,7 +50,14 @@
 #define LOCATE_DELAY (HZ / 10)
 #define LOCATE_SECTORS (SZ_1M >> SECTOR_SHIFT)
 
-static struct bio_set dm_loop_runs;
+/*
+ * The first run of a round can always be had, after a wait; its memory goes back
+ * to a pool that never runs dry.  The others are cheap, if there is memory.
+ */
+static struct bio_set dm_loop_first_runs;
+static struct bio_set dm_loop_more_runs;
+/* Parts of bios that lie in several extents. */
+static struct bio_set dm_loop_pieces;
 
 /**
  * struct dm_loop_plan - blocks that are to be filled by one write
@@ -195,6 +201,11 @@ static void bio_to_iter(struct bio *bio, unsigned int direction,
 	iter->iov_offset = bio->bi_iter.bi_bvec_done;
 }
 
+static bool has_no_data(enum dm_loop_state state)
+{
+	return state == DM_LOOP_HOLE || state == DM_LOOP_UNWRITTEN;
+}
+
 static bool lookup(struct dm_loop_file *lf, sector_t sector,
 		   struct dm_loop_range *r)
 {
@@ -317,31 +328,32 @@ static int locate(struct dm_loop_file *lf, sector_t start, sector_t end)
 	return r;
 }
 
-/* When nothing was filled for a while. */
+/* When nothing was filled for a while.  Called with lf->lock. */
 static void locate_later(struct dm_loop_file *lf, sector_t start, sector_t end)
 {
-	mutex_lock(&lf->lock);
 	if (!lf->filled_end || start < lf->filled_start)
 		lf->filled_start = start;
 	lf->filled_end = max(lf->filled_end, end);
-	mutex_unlock(&lf->lock);
-	mod_delayed_work(lf->wq, &lf->locator, LOCATE_DELAY);
+	lf->filled_at = jiffies;
+	queue_delayed_work(lf->wq, &lf->locator, LOCATE_DELAY);
 }
 
-/* Called with lf->lock.  Return: whether there is more to do. */
-static bool locate_some(struct dm_loop_file *lf)
+/* Called with lf->lock.  Return: in how many jiffies to go on, 0 when done. */
+static unsigned long locate_some(struct dm_loop_file *lf)
 {
 	sector_t end = min(lf->filled_start + LOCATE_SECTORS, lf->filled_end);
 
 	if (lf->mode != DM_LOOP_MODE_MAPPED)
-		return false;
+		return 0;
+	if (time_before(jiffies, lf->filled_at + LOCATE_DELAY))
+		return LOCATE_DELAY;
 	if (dm_loop_locate(lf, lf->filled_start, end))
-		return false;
+		return 0;
 	lf->filled_start = end;
 	if (end < lf->filled_end)
-		return true;
+		return 1;
 	lf->filled_end = 0;
-	return false;
+	return 0;
 }
 
 static void dm_loop_locator(struct work_struct *work)
@@ -349,16 +361,16 @@ static void dm_loop_locator(struct work_struct *work)
 	struct dm_loop_file *lf = container_of(to_delayed_work(work),
 					       struct dm_loop_file, locator);
 	unsigned int flags = enter_fs();
-	bool more = true;
+	unsigned long delay = 1;
 
 	/* Whoever holds it may wait for us to end. */
 	if (mutex_trylock(&lf->lock)) {
-		more = locate_some(lf);
+		delay = locate_some(lf);
 		mutex_unlock(&lf->lock);
 	}
 	leave_fs(flags);
-	if (more)
-		queue_delayed_work(lf->wq, &lf->locator, 1);
+	if (delay)
+		queue_delayed_work(lf->wq, &lf->locator, delay);
 }
 
 /* --- runs --------------------------------------------------------------- */
@@ -453,7 +465,7 @@ static int prepare_place(struct dm_loop_file *lf, struct dm_loop_plan *plan,
 	return r;
 }
 
-/* @floor: the run before this one ends there. */
+/* @plan->ext: where @bio begins.  @floor: the run before this one ends there. */
 static int begin_plan(struct dm_loop_file *lf, struct dm_loop_plan *plan,
 		      struct bio *bio, sector_t floor)
 {
@@ -461,7 +473,6 @@ static int begin_plan(struct dm_loop_file *lf, struct dm_loop_plan *plan,
 
 	plan->start = bio_start(bio);
 	plan->end = bio_end(bio);
-	lookup(lf, plan->start, &plan->ext);
 	plan->dense = is_dense(lf, &plan->ext, plan->start);
 	if (plan->ext.state == DM_LOOP_HOLE && lf->fs->prepare)
 		r = prepare_place(lf, plan, bio);
@@ -492,6 +503,12 @@ static int plan_run(struct dm_loop_file *lf, struct dm_loop_plan *plan,
 	unsigned int i;
 	int r;
 
+	/* It may have got data after map() had looked. */
+	if (!lookup(lf, bio_start(bios[0]), &plan->ext) ||
+	    !has_no_data(plan->ext.state)) {
+		bio_list_add(later, bios[0]);
+		return 1;
+	}
 	r = begin_plan(lf, plan, bios[0], floor);
 	if (r)
 		return r;
@@ -538,18 +555,25 @@ static void add_data(struct bio *to, struct bio *bio)
 		__bio_add_page(to, bv.bv_page, bv.bv_len, bv.bv_offset);
 }
 
+static struct bio *alloc_run(unsigned int segments, bool first)
+{
+	if (first)
+		return bio_alloc_bioset(NULL, segments, REQ_OP_WRITE, GFP_NOIO,
+					&dm_loop_first_runs);
+	return bio_alloc_bioset(NULL, segments, REQ_OP_WRITE | REQ_ALLOC_CACHE,
+				GFP_NOWAIT, &dm_loop_more_runs);
+}
+
 /* NULL when there is no memory and others are under way that will free some. */
 static struct dm_loop_run *make_run(struct dm_loop_file *lf,
 				    struct dm_loop_round *round,
 				    const struct dm_loop_plan *plan)
 {
-	gfp_t gfp = list_empty(&round->runs) ? GFP_NOIO : GFP_NOWAIT;
 	sector_t pos = plan->start;
 	struct dm_loop_run *run;
 	struct bio *bio, *to;
 
-	to = bio_alloc_bioset(NULL, plan->segments, REQ_OP_WRITE, gfp,
-			      &dm_loop_runs);
+	to = alloc_run(plan->segments, list_empty(&round->runs));
 	if (!to)
 		return NULL;
 	bio_list_for_each(bio, &plan->bios) {
@@ -608,10 +632,12 @@ static int promote(struct dm_loop_file *lf, const struct dm_loop_range *ext,
 	if (ext->state != DM_LOOP_HOLE)
 		return set_range(lf, start, end, DM_LOOP_MAPPED,
 				 ext->phys + (start - ext->start));
-	r = set_range(lf, start, end, DM_LOOP_FILLED, 0);
+	mutex_lock(&lf->lock);
+	r = set_range_locked(lf, start, end, DM_LOOP_FILLED, 0);
 	/* If that fails, who comes there asks again. */
-	if (!r && (!soon || locate(lf, start, end)))
+	if (!r && (!soon || dm_loop_locate(lf, start, end)))
 		locate_later(lf, start, end);
+	mutex_unlock(&lf->lock);
 	return r;
 }
 
@@ -694,34 +720,32 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 	}
 }
 
-static int compare_bios(const void *a, const void *b)
-{
-	sector_t x = bio_start(*(struct bio *const *)a);
-	sector_t y = bio_start(*(struct bio *const *)b);
-
-	return x < y ? -1 : x > y;
-}
-
+/* Sorted.  They are few, and often in order already. */
 static unsigned int take_bios(struct bio_list *fills, struct bio **bios)
 {
-	unsigned int n = 0;
+	unsigned int n, i;
+	struct bio *bio;
 
-	while (n < ROUND && !bio_list_empty(fills))
-		bios[n++] = bio_list_pop(fills);
-	sort(bios, n, sizeof(*bios), compare_bios, NULL);
+	for (n = 0; n < ROUND && (bio = bio_list_pop(fills)); n++) {
+		for (i = n; i && bio_start(bios[i - 1]) > bio_start(bio); i--)
+			bios[i] = bios[i - 1];
+		bios[i] = bio;
+	}
 	return n;
 }
 
+/*
+ * Without a plug: the device has work while the filesystem allocates the next,
+ * and what it has done by then is completed here, without a work item.
+ */
 static void start_runs(struct dm_loop_file *lf, struct dm_loop_round *round,
 		       struct bio **bios, unsigned int n,
 		       struct bio_list *later)
 {
 	struct dm_loop_run *run;
-	struct blk_plug plug;
 	sector_t floor = 0;
 	unsigned int i = 0;
 
-	blk_start_plug(&plug);
 	while (i < n) {
 		struct dm_loop_plan plan = { };
 		int used = plan_run(lf, &plan, bios + i, n - i, floor, later);
@@ -745,7 +769,6 @@ static void start_runs(struct dm_loop_file *lf, struct dm_loop_round *round,
 		atomic_inc(&round->pending);
 		lf->fs->submit(run);
 	}
-	blk_finish_plug(&plug);
 	while (i < n)
 		bio_list_add(later, bios[i++]);
 }
@@ -1481,7 +1504,7 @@ static void send(struct dm_loop_file *lf, struct bio *bio,
 	bool write = op_is_write(bio_op(bio));
 	sector_t sectors = bio_sectors(bio);
 
-	if (r->state != DM_LOOP_MAPPED && r->state != DM_LOOP_SHARED) {
+	if (has_no_data(r->state)) {
 		if (write) {
 			bio_list_add(fills, bio);
 			return;
@@ -1510,11 +1533,27 @@ static bool find_place(struct dm_loop_file *lf, struct bio *bio,
 	if (r->state != DM_LOOP_FILLED)
 		return true;
 	return !locate(lf, bio_start(bio), bio_end(bio)) &&
-	       lookup(lf, bio_start(bio), r);
+	       lookup(lf, bio_start(bio), r) && r->state != DM_LOOP_FILLED;
 }
 
-/* The table may have changed since map(): look again, piece by piece. */
-static void route(struct dm_loop_file *lf, struct bio *bio,
+/* Who has pieces to fill must not wait for one: those may be all there are. */
+static struct bio *split_piece(struct bio *bio, sector_t n, bool may_wait)
+{
+	struct bio *piece = bio_split(bio, n, may_wait ? GFP_NOIO : GFP_NOWAIT,
+				      &dm_loop_pieces);
+
+	/* Before 6.13 it is NULL. */
+	if (IS_ERR_OR_NULL(piece))
+		return NULL;
+	bio_chain(piece, bio);
+	return piece;
+}
+
+/*
+ * The table may have changed since map(): look again, piece by piece.
+ * Return: false when there is no memory for a piece before @fills are done.
+ */
+static bool route(struct dm_loop_file *lf, struct bio *bio,
 		  struct bio_list *fills)
 {
 	struct dm_loop_range r;
@@ -1524,18 +1563,19 @@ static void route(struct dm_loop_file *lf, struct bio *bio,
 	do {
 		if (!find_place(lf, bio, &r)) {
 			end_bio(bio, -EIO);
-			return;
+			return true;
 		}
 		n = r.start + r.len - bio_start(bio);
 		if (op_is_write(bio_op(bio)) && r.state != DM_LOOP_MAPPED)
 			n = min(n, fit_sectors(bio));
 		piece = bio;
-		if (n < bio_sectors(bio)) {
-			piece = bio_split(bio, n, GFP_NOIO, &dm_loop_runs);
-			bio_chain(piece, bio);
-		}
+		if (n < bio_sectors(bio))
+			piece = split_piece(bio, n, bio_list_empty(fills));
+		if (!piece)
+			return false;
 		send(lf, piece, &r, fills);
 	} while (piece != bio);
+	return true;
 }
 
 /*
@@ -1554,9 +1594,17 @@ static void finish_write(struct dm_loop_file *lf, struct bio *bio)
 /* What a round of the worker has to do. */
 struct dm_loop_todo {
 	struct bio_list data;
+	struct bio_list fills;
 	struct bio_list punches;
 	struct bio_list held;
 };
+
+/* Most likely it is as map() found it; plan_run() looks. */
+static bool is_fill(const struct dm_loop_io *io, struct bio *bio)
+{
+	return (io->flags & DM_LOOP_IO_FILL) &&
+	       bio_sectors(bio) <= fit_sectors(bio);
+}
 
 static void take_bio(struct dm_loop_file *lf, struct bio *bio,
 		     struct dm_loop_todo *todo)
@@ -1579,27 +1627,32 @@ static void take_bio(struct dm_loop_file *lf, struct bio *bio,
 		bio_list_add(&todo->punches, bio);
 	} else {
 		dm_loop_track(lf, io);
-		bio_list_add(&todo->data, bio);
+		bio_list_add(is_fill(io, bio) ? &todo->fills : &todo->data,
+			     bio);
 	}
 }
 
-static void work_on_data(struct dm_loop_file *lf, struct bio_list *data)
+static void work_on_data(struct dm_loop_file *lf, struct dm_loop_todo *todo)
 {
-	struct bio_list fills = BIO_EMPTY_LIST;
+	struct bio_list *data = &todo->data, *fills = &todo->fills;
 	struct bio_list later = BIO_EMPTY_LIST;
 	struct bio *bio;
 
-	while (!bio_list_empty(data)) {
-		while ((bio = bio_list_pop(data)))
-			route(lf, bio, &fills);
-		if (!bio_list_empty(&fills))
-			fill_round(lf, &fills, &later);
+	do {
+		while ((bio = bio_list_pop(data))) {
+			if (route(lf, bio, fills))
+				continue;
+			bio_list_add_head(data, bio);
+			break;
+		}
+		if (!bio_list_empty(fills))
+			fill_round(lf, fills, &later);
 		/* A round may have mapped what the others are to fill. */
-		bio_list_merge(data, &fills);
 		bio_list_merge(data, &later);
-		bio_list_init(&fills);
 		bio_list_init(&later);
-	}
+		bio_list_merge(data, fills);
+		bio_list_init(fills);
+	} while (!bio_list_empty(data));
 }
 
 /*
@@ -1643,7 +1696,7 @@ static void dm_loop_work(struct work_struct *work)
 	mutex_lock(&lf->worker_lock);
 	while ((bio = bio_list_pop(&bios)))
 		take_bio(lf, bio, &todo);
-	work_on_data(lf, &todo.data);
+	work_on_data(lf, &todo);
 	/* Nothing is under way that waits for us: the range can be drained. */
 	while ((bio = bio_list_pop(&todo.punches)))
 		punch_bio(lf, bio);
@@ -1830,13 +1883,32 @@ void dm_loop_worker_exit(struct dm_loop_file *lf)
  */
 int dm_loop_fill_init(void)
 {
-	return bioset_init(&dm_loop_runs, 16,
-			   offsetof(struct dm_loop_run, bio),
-			   BIOSET_NEED_BVECS);
+	const unsigned int pad = offsetof(struct dm_loop_run, bio);
+	int r;
+
+	r = bioset_init(&dm_loop_first_runs, 16, pad, BIOSET_NEED_BVECS);
+	if (r)
+		return r;
+	r = bioset_init(&dm_loop_more_runs, 0, pad,
+			BIOSET_NEED_BVECS | BIOSET_PERCPU_CACHE);
+	if (r)
+		goto free_first;
+	r = bioset_init(&dm_loop_pieces, 16, 0, 0);
+	if (r)
+		goto free_more;
+	return 0;
+
+free_more:
+	bioset_exit(&dm_loop_more_runs);
+free_first:
+	bioset_exit(&dm_loop_first_runs);
+	return r;
 }
 
 /** dm_loop_fill_exit() - undo dm_loop_fill_init() */
 void dm_loop_fill_exit(void)
 {
-	bioset_exit(&dm_loop_runs);
+	bioset_exit(&dm_loop_pieces);
+	bioset_exit(&dm_loop_more_runs);
+	bioset_exit(&dm_loop_first_runs);
 }

@@ -319,6 +319,8 @@ static int map_write(struct dm_loop_file *lf, struct bio *bio, sector_t phys,
 
 	io->flags |= DM_LOOP_IO_RAW;
 	dm_loop_file_wrote(lf);
+	if (state == DM_LOOP_HOLE || state == DM_LOOP_UNWRITTEN)
+		io->flags |= DM_LOOP_IO_FILL;
 	if (state != DM_LOOP_MAPPED ||
 	    dm_loop_file_cached(lf, io->sector, io->sectors) ||
 	    !dm_loop_start_write(lf, bio))

@@ -129,6 +129,7 @@ enum dm_loop_failed {
  * @locator: asks where blocks are that were filled
  * @filled_start: first sector that it has to look at, under @lock
  * @filled_end: one past the last, 0 when there is nothing
+ * @filled_at: when the last was filled, in jiffies, under @lock
  * @touch: updates the times of the file
  * @event: wakes those who wait for an event of our devices
  * @release: gives the file back when a frozen host has thawed
@@ -174,6 +175,7 @@ struct dm_loop_file {
 	struct delayed_work locator;
 	sector_t filled_start;
 	sector_t filled_end;
+	unsigned long filled_at;
 	struct delayed_work touch;
 	struct work_struct event;
 	struct delayed_work release;
@@ -236,6 +238,7 @@ enum dm_loop_io_flags {
 	DM_LOOP_IO_WRITTEN = 1 << 3,	/* on the device; pages to drop */
 	DM_LOOP_IO_FUA = 1 << 4,	/* ends only when it is safe */
 	DM_LOOP_IO_SYNCED = 1 << 5,	/* on the device; being committed */
+	DM_LOOP_IO_FILL = 1 << 6,	/* writes to one extent without data */
 };
 
 /**
