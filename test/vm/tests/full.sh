@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: a filesystem below that is full or over quota fails what it must, and cannot be made read-only, and nothing hangs
+# LONG: fills filesystems
 # TIMEOUT: 240
 
 # shellcheck disable=SC2154 # state is set in lib.sh

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: every file that is refused: the error, what it says, and that the file is as before
+# LONG: each refusal is looked at from all sides
 # TIMEOUT: 400
 
 # shellcheck disable=SC2154 # state is set in lib.sh

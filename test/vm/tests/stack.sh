@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: what people put on top: dm-crypt, LVM, swap, partitions, another dm-loop, a table of several lines
+# LONG: three kinds of devices on top of each other, on each filesystem
 # TIMEOUT: 400
 
 # shellcheck disable=SC2154 # state is set in lib.sh
