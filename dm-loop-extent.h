@@ -32,6 +32,12 @@ static inline bool dm_loop_has_place(enum dm_loop_state state)
 	return state > DM_LOOP_FILLED;
 }
 
+/* They read as zeroes, and the first write has to go through the filesystem. */
+static inline bool dm_loop_has_no_data(enum dm_loop_state state)
+{
+	return state == DM_LOOP_HOLE || state == DM_LOOP_UNWRITTEN;
+}
+
 /* Sectors of the file and of the device are below this. */
 #define DM_LOOP_SECTOR_END	((sector_t)1 << 61)
 

@@ -1132,8 +1132,7 @@ static bool agree(const struct dm_loop_range *ours,
 {
 	switch (ours->state) {
 	case DM_LOOP_HOLE:
-		return theirs->state == DM_LOOP_HOLE ||
-		       theirs->state == DM_LOOP_UNWRITTEN;
+		return dm_loop_has_no_data(theirs->state);
 	case DM_LOOP_FILLED:
 		return theirs->state == DM_LOOP_MAPPED;
 	default:

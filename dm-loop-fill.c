@@ -50,14 +50,8 @@
 #define LOCATE_DELAY (HZ / 10)
 #define LOCATE_SECTORS (SZ_1M >> SECTOR_SHIFT)
 
-/*
- * The first run of a round can always be had, after a wait; its memory goes back
- * to a pool that never runs dry.  The others are cheap, if there is memory.
- */
-static struct bio_set dm_loop_first_runs;
+/* All but the first run of a round: cheap, if there is memory. */
 static struct bio_set dm_loop_more_runs;
-/* Parts of bios that lie in several extents. */
-static struct bio_set dm_loop_pieces;
 
 /**
  * struct dm_loop_plan - blocks that are to be filled by one write
@@ -199,11 +193,6 @@ static void bio_to_iter(struct bio *bio, unsigned int direction,
 		      __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter),
 		      count_segments(bio), bio->bi_iter.bi_size);
 	iter->iov_offset = bio->bi_iter.bi_bvec_done;
-}
-
-static bool has_no_data(enum dm_loop_state state)
-{
-	return state == DM_LOOP_HOLE || state == DM_LOOP_UNWRITTEN;
 }
 
 static bool lookup(struct dm_loop_file *lf, sector_t sector,
@@ -505,7 +494,7 @@ static int plan_run(struct dm_loop_file *lf, struct dm_loop_plan *plan,
 
 	/* It may have got data after map() had looked. */
 	if (!lookup(lf, bio_start(bios[0]), &plan->ext) ||
-	    !has_no_data(plan->ext.state)) {
+	    !dm_loop_has_no_data(plan->ext.state)) {
 		bio_list_add(later, bios[0]);
 		return 1;
 	}
@@ -555,11 +544,12 @@ static void add_data(struct bio *to, struct bio *bio)
 		__bio_add_page(to, bv.bv_page, bv.bv_len, bv.bv_offset);
 }
 
-static struct bio *alloc_run(unsigned int segments, bool first)
+static struct bio *alloc_run(struct dm_loop_file *lf, unsigned int segments,
+			     bool first)
 {
 	if (first)
 		return bio_alloc_bioset(NULL, segments, REQ_OP_WRITE, GFP_NOIO,
-					&dm_loop_first_runs);
+					&lf->first_runs);
 	return bio_alloc_bioset(NULL, segments, REQ_OP_WRITE | REQ_ALLOC_CACHE,
 				GFP_NOWAIT, &dm_loop_more_runs);
 }
@@ -573,7 +563,7 @@ static struct dm_loop_run *make_run(struct dm_loop_file *lf,
 	struct dm_loop_run *run;
 	struct bio *bio, *to;
 
-	to = alloc_run(plan->segments, list_empty(&round->runs));
+	to = alloc_run(lf, plan->segments, list_empty(&round->runs));
 	if (!to)
 		return NULL;
 	bio_list_for_each(bio, &plan->bios) {
@@ -1504,7 +1494,7 @@ static void send(struct dm_loop_file *lf, struct bio *bio,
 	bool write = op_is_write(bio_op(bio));
 	sector_t sectors = bio_sectors(bio);
 
-	if (has_no_data(r->state)) {
+	if (dm_loop_has_no_data(r->state)) {
 		if (write) {
 			bio_list_add(fills, bio);
 			return;
@@ -1537,10 +1527,11 @@ static bool find_place(struct dm_loop_file *lf, struct bio *bio,
 }
 
 /* Who has pieces to fill must not wait for one: those may be all there are. */
-static struct bio *split_piece(struct bio *bio, sector_t n, bool may_wait)
+static struct bio *split_piece(struct dm_loop_file *lf, struct bio *bio,
+			       sector_t n, bool may_wait)
 {
 	struct bio *piece = bio_split(bio, n, may_wait ? GFP_NOIO : GFP_NOWAIT,
-				      &dm_loop_pieces);
+				      &lf->pieces);
 
 	/* Before 6.13 it is NULL. */
 	if (IS_ERR_OR_NULL(piece))
@@ -1570,7 +1561,7 @@ static bool route(struct dm_loop_file *lf, struct bio *bio,
 			n = min(n, fit_sectors(bio));
 		piece = bio;
 		if (n < bio_sectors(bio))
-			piece = split_piece(bio, n, bio_list_empty(fills));
+			piece = split_piece(lf, bio, n, bio_list_empty(fills));
 		if (!piece)
 			return false;
 		send(lf, piece, &r, fills);
@@ -1842,9 +1833,14 @@ static void dm_loop_flush(struct work_struct *work)
  */
 int dm_loop_worker_init(struct dm_loop_file *lf)
 {
+	if (bioset_init(&lf->first_runs, 1, offsetof(struct dm_loop_run, bio),
+			BIOSET_NEED_BVECS))
+		return -ENOMEM;
+	if (bioset_init(&lf->pieces, 1, 0, 0))
+		goto free_runs;
 	lf->wq = alloc_workqueue("dm-loop", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
 	if (!lf->wq)
-		return -ENOMEM;
+		goto free_pieces;
 	INIT_WORK(&lf->worker, dm_loop_work);
 	INIT_DELAYED_WORK(&lf->retry, dm_loop_retry);
 	INIT_DELAYED_WORK(&lf->touch, dm_loop_touch);
@@ -1858,6 +1854,12 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 	bio_list_init(&lf->flushes);
 	INIT_LIST_HEAD(&lf->pending);
 	return 0;
+
+free_pieces:
+	bioset_exit(&lf->pieces);
+free_runs:
+	bioset_exit(&lf->first_runs);
+	return -ENOMEM;
 }
 
 /**
@@ -1874,6 +1876,8 @@ void dm_loop_worker_exit(struct dm_loop_file *lf)
 	cancel_delayed_work_sync(&lf->flusher);
 	cancel_work_sync(&lf->event);
 	destroy_workqueue(lf->wq);
+	bioset_exit(&lf->pieces);
+	bioset_exit(&lf->first_runs);
 }
 
 /**
@@ -1883,32 +1887,13 @@ void dm_loop_worker_exit(struct dm_loop_file *lf)
  */
 int dm_loop_fill_init(void)
 {
-	const unsigned int pad = offsetof(struct dm_loop_run, bio);
-	int r;
-
-	r = bioset_init(&dm_loop_first_runs, 16, pad, BIOSET_NEED_BVECS);
-	if (r)
-		return r;
-	r = bioset_init(&dm_loop_more_runs, 0, pad,
-			BIOSET_NEED_BVECS | BIOSET_PERCPU_CACHE);
-	if (r)
-		goto free_first;
-	r = bioset_init(&dm_loop_pieces, 16, 0, 0);
-	if (r)
-		goto free_more;
-	return 0;
-
-free_more:
-	bioset_exit(&dm_loop_more_runs);
-free_first:
-	bioset_exit(&dm_loop_first_runs);
-	return r;
+	return bioset_init(&dm_loop_more_runs, 0,
+			   offsetof(struct dm_loop_run, bio),
+			   BIOSET_NEED_BVECS | BIOSET_PERCPU_CACHE);
 }
 
 /** dm_loop_fill_exit() - undo dm_loop_fill_init() */
 void dm_loop_fill_exit(void)
 {
-	bioset_exit(&dm_loop_pieces);
 	bioset_exit(&dm_loop_more_runs);
-	bioset_exit(&dm_loop_first_runs);
 }

@@ -319,13 +319,13 @@ static int map_write(struct dm_loop_file *lf, struct bio *bio, sector_t phys,
 
 	io->flags |= DM_LOOP_IO_RAW;
 	dm_loop_file_wrote(lf);
-	if (state == DM_LOOP_HOLE || state == DM_LOOP_UNWRITTEN)
+	if (state == DM_LOOP_MAPPED &&
+	    !dm_loop_file_cached(lf, io->sector, io->sectors) &&
+	    dm_loop_start_write(lf, bio))
+		return map_remap(lf, bio, phys);
+	if (dm_loop_has_no_data(state))
 		io->flags |= DM_LOOP_IO_FILL;
-	if (state != DM_LOOP_MAPPED ||
-	    dm_loop_file_cached(lf, io->sector, io->sectors) ||
-	    !dm_loop_start_write(lf, bio))
-		return map_defer(lf, bio);
-	return map_remap(lf, bio, phys);
+	return map_defer(lf, bio);
 }
 
 /* After an error the filesystem may go read-only under our writes. */
@@ -398,7 +398,7 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 	if (write)
 		return map_write(lf, bio, range.phys + (io->sector - range.start),
 				 range.state);
-	if (range.state == DM_LOOP_HOLE || range.state == DM_LOOP_UNWRITTEN)
+	if (dm_loop_has_no_data(range.state))
 		return map_zeroes(lf, bio);
 	if (range.state == DM_LOOP_FILLED)
 		return map_defer(lf, bio);
