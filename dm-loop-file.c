@@ -9,6 +9,7 @@
 #include <linux/fiemap.h>
 #include <linux/fileattr.h>
 #include <linux/file.h>
+#include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/namei.h>
@@ -77,6 +78,22 @@ static bool can_map_fs(const struct inode *inode)
 	return inode->i_sb->s_bdev &&
 	       match_string(names, ARRAY_SIZE(names),
 			    inode->i_sb->s_type->name) >= 0;
+}
+
+/**
+ * dm_loop_file_journalled() - is the data of the file journalled?
+ * @lf: the backing file, in file mode
+ *
+ * On ext4, also below overlayfs, that is why a file has no direct I/O.  Inline
+ * or encrypted data may be another reason; then the answer only costs time.
+ *
+ * Context: Any.
+ */
+bool dm_loop_file_journalled(const struct dm_loop_file *lf)
+{
+	struct inode *inode = d_real_inode(lf->file->f_path.dentry);
+
+	return inode->i_sb->s_magic == EXT4_SUPER_MAGIC && !lf->dio_align;
 }
 
 /* What no device can be made of, however its I/O is done. */

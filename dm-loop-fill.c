@@ -1310,13 +1310,27 @@ static int file_rw(struct dm_loop_file *lf, struct bio *bio)
 	return n > 0 ? 0 : n ?: -EIO;
 }
 
+/*
+ * Where ext4 journals data, two things can bring old data back after a power
+ * cut.  What it writes in place of a part of an unwritten extent is zeroed
+ * without the journal (ext4_issue_zeroout()), which may still have what the
+ * blocks held before: no such extents.  And before 6.4 a punch drops the pages
+ * from the transaction that a flush may be committing at that moment, and
+ * frees the blocks in the next: they have to be safe before.
+ */
 static int file_punch(struct dm_loop_file *lf, struct bio *bio)
 {
 	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 	struct file *file = lf->file;
+	int r;
 
 	if (bio_op(bio) == REQ_OP_WRITE_ZEROES && (bio->bi_opf & REQ_NOUNMAP))
 		mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+	if (dm_loop_file_journalled(lf)) {
+		r = mode & FALLOC_FL_ZERO_RANGE ? -EOPNOTSUPP : dm_loop_sync(lf);
+		if (r)
+			return r;
+	}
 	return file->f_op->fallocate(file, mode,
 				     bio_start(bio) << SECTOR_SHIFT,
 				     (loff_t)bio_sectors(bio) << SECTOR_SHIFT);

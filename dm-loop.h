@@ -309,6 +309,7 @@ bool dm_loop_file_cached(const struct dm_loop_file *lf, sector_t sector,
 			 unsigned int sectors);
 void dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 			     unsigned int sectors);
+bool dm_loop_file_journalled(const struct dm_loop_file *lf);
 void dm_loop_file_wrote(struct dm_loop_file *lf);
 void dm_loop_file_failed(struct dm_loop_file *lf);
 void dm_loop_file_touch(struct dm_loop_file *lf);
