@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: the guest has what the other tests rely on
-# LONG: looks at the guest, not at the module
 # TIMEOUT: 120
 
 check "disk0 is a block device" test -b "$(disk 0)"
