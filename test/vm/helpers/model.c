@@ -63,7 +63,6 @@ struct range {
 };
 
 enum { WRITE, ZERO, DISCARD };
-static const char torn[] = "a torn sector";
 static const char *const names[] = { "write", "zero", "discard" };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -125,7 +124,26 @@ static const char *judge(const uint64_t *w, uint32_t sector,
 	if (w[2] > s->newest)
 		return "data that was not written yet";
 	stamp(want, sector, w[2]);
-	return differ(w, want) ? torn : NULL;
+	return differ(w, want) ? "a torn sector" : NULL;
+}
+
+/* Is each word of the sector from one of the contents it may have? */
+static int is_mix(const uint64_t *w, uint32_t sector, const struct sector *s)
+{
+	uint64_t want[SECTOR / 8];
+	uint32_t number;
+	int i, right[SECTOR / 8] = { };
+
+	for (i = 0; i < SECTOR / 8; i++)
+		right[i] = !w[i] && s->zero >= s->oldest;
+	for (number = s->oldest; number <= s->newest; number++) {
+		stamp(want, sector, number);
+		for (i = 0; i < SECTOR / 8; i++)
+			right[i] |= w[i] == want[i];
+	}
+	for (i = 0; i < SECTOR / 8 && right[i]; i++)
+		;
+	return i == SECTOR / 8;
 }
 
 /*
@@ -137,11 +155,14 @@ static int is_torn(const char *buf, uint32_t start, uint32_t count,
 {
 	uint32_t i;
 
-	for (i = 0; i < count; i++)
+	for (i = 0; i < count; i++) {
+		const uint64_t *w = (const uint64_t *)(buf + i * SECTOR);
+
 		if (allowed[i].oldest != allowed[i].newest &&
-		    judge((const uint64_t *)(buf + i * SECTOR), start + i,
-			  &allowed[i]) == torn)
+		    judge(w, start + i, &allowed[i]) &&
+		    is_mix(w, start + i, &allowed[i]))
 			return 1;
+	}
 	return 0;
 }
 
