@@ -26,7 +26,7 @@ refused()
 {
 	local errno=$1 text=$2
 	shift 2
-	fails "$errno:loop: $text \(-$errno\)" load "$@"
+	fails "$errno:loop: $text \(-($errno|[0-9]+)\)" load "$@"
 }
 
 # by_file FILE TEXT: not an error, but done by file I/O; with the option mapped it is one.

@@ -14,7 +14,7 @@ dmsetup create t --notable
 # refused ERRNO TEXT TABLE: the kernel logs the text, and the load fails with the error.
 refused()
 {
-	fails "$1:table: 253:[0-9]+: loop: $2 \(-$1\)" dmsetup load t --table "$3"
+	fails "$1:table: 253:[0-9]+: loop: $2 \(-($1|[0-9]+)\)" dmsetup load t --table "$3"
 }
 
 refused EINVAL "Invalid argument count: need <path> <offset>" "0 8 loop"
