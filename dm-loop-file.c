@@ -87,7 +87,7 @@ static bool can_map_fs(const struct inode *inode)
  * On ext4, also below overlayfs, that is why a file has no direct I/O.  Inline
  * or encrypted data may be another reason; then the answer only costs time.
  *
- * Context: Any.
+ * Context: Any; under lf->lock or with a bio under way, so that lf->file stays.
  */
 bool dm_loop_file_journalled(const struct dm_loop_file *lf)
 {
@@ -918,6 +918,7 @@ static int attach(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	}
 	lt->by_file = lf->mode == DM_LOOP_MODE_FILE;
 	lt->can_discard = can_discard(lt, lf);
+	lt->can_zero = !lt->by_file || !dm_loop_file_journalled(lf);
 	/* The user has the file back; the load only proved that it is good. */
 	if (!lf->active && dm_suspended(lt->ti))
 		release(lf);

@@ -201,9 +201,8 @@ static int loop_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	if (lt->can_discard) {
 		ti->num_discard_bios = 1;
 		ti->discards_supported = true;
-		/* See file_punch(): the block layer writes them. */
-		ti->num_write_zeroes_bios =
-			!(lt->by_file && dm_loop_file_journalled(lt->lf));
+		/* Without, the block layer writes them: see file_punch(). */
+		ti->num_write_zeroes_bios = lt->can_zero;
 	}
 	ti->per_io_data_size = sizeof(struct dm_loop_io);
 	ti->private = lt;

@@ -215,6 +215,7 @@ struct dm_loop_file {
  * @unshare: option: make shared ranges the file's own when it is loaded
  * @chunk: option: sectors allocated at once when a hole is filled, or 0
  * @can_discard: blocks can be given back, for what a load found
+ * @can_zero: and zeroes need not be written
  * @by_file: loaded for file mode, and stays there when it is resumed
  */
 struct dm_loop_target {
@@ -232,6 +233,7 @@ struct dm_loop_target {
 	bool unshare;
 	sector_t chunk;
 	bool can_discard;
+	bool can_zero;
 	bool by_file;
 };
 
