@@ -68,6 +68,15 @@ mapped()
 	event fill "$file" 'sector 8192 sectors 8'
 	event promote "$file" 'sector 8192 sectors 8'
 
+	if [ "$1" = ext4 ]; then
+		note "in a quiet moment it is asked for where new blocks are"
+		trace_begin
+		put 4608 8
+		check "a promotion that nobody waits for" timeout 60 grep -q -m 1 \
+			'dm_loop_promote: .* sector 4608 sectors 8 error 0' "$tracing/trace_pipe"
+		trace_end
+	fi
+
 	note "a flush"
 	# On xfs it may be committed by the clock before the flush comes.
 	all_events put_and_sync 4352 8
