@@ -17,6 +17,7 @@
 #include <linux/iomap.h>
 #include <linux/kthread.h>
 #include <linux/list_sort.h>
+#include <linux/magic.h>
 #include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -42,6 +43,9 @@
  * zeroes around the data make the neighbours mapped before they are written.
  */
 #define DENSE_SECTORS (SZ_64K >> SECTOR_SHIFT)
+
+/* Up to this size, what is only copied is done before somebody else could be woken. */
+#define QUICK_SECTORS (SZ_64K >> SECTOR_SHIFT)
 
 /* So many bios of file I/O wait before it is tried again without waiting. */
 #define NOWAIT_SKIP 64
@@ -1346,12 +1350,8 @@ static void end_file_io(struct dm_loop_file *lf, struct bio *bio, int r)
 	end_bio(bio, r);
 }
 
-static void dm_loop_file_io(struct work_struct *work)
+static void do_file_io(struct dm_loop_file *lf, struct bio *bio)
 {
-	struct dm_loop_io *io = container_of(work, struct dm_loop_io, work);
-	struct bio *bio = dm_bio_from_per_bio_data(io, sizeof(*io));
-	struct dm_loop_file *lf = io->lt->lf;
-	unsigned int flags = enter_fs();
 	int r;
 
 	kthread_associate_blkcg(bio_blkcg_css(bio));
@@ -1362,7 +1362,55 @@ static void dm_loop_file_io(struct work_struct *work)
 		r = file_rw(lf, bio);
 	kthread_associate_blkcg(NULL);
 	end_file_io(lf, bio, r);
+}
+
+static void dm_loop_file_io(struct work_struct *work)
+{
+	struct dm_loop_io *io = container_of(work, struct dm_loop_io, work);
+	unsigned int flags = enter_fs();
+
+	do_file_io(io->lt->lf, dm_bio_from_per_bio_data(io, sizeof(*io)));
 	leave_fs(flags);
+}
+
+static struct bio *next_write(struct dm_loop_file *lf)
+{
+	struct bio *bio;
+
+	spin_lock_irq(&lf->todo_lock);
+	bio = bio_list_pop(&lf->writes);
+	lf->writing = bio;
+	spin_unlock_irq(&lf->todo_lock);
+	return bio;
+}
+
+static void dm_loop_write(struct work_struct *work)
+{
+	struct dm_loop_file *lf = container_of(work, struct dm_loop_file,
+					       writer);
+	unsigned int flags = enter_fs();
+	struct bio *bio;
+
+	while ((bio = next_write(lf))) {
+		do_file_io(lf, bio);
+		cond_resched();
+	}
+	leave_fs(flags);
+}
+
+/* One after the other: in the filesystem they would wait for the inode lock. */
+static void queue_write(struct dm_loop_file *lf, struct bio *bio)
+{
+	unsigned long flags;
+	bool writing;
+
+	spin_lock_irqsave(&lf->todo_lock, flags);
+	bio_list_add(&lf->writes, bio);
+	writing = lf->writing;
+	lf->writing = true;
+	spin_unlock_irqrestore(&lf->todo_lock, flags);
+	if (!writing)
+		queue_work(lf->wq, &lf->writer);
 }
 
 /* In a work of its own, so that it may wait. */
@@ -1370,6 +1418,10 @@ static void queue_file_io(struct dm_loop_file *lf, struct bio *bio)
 {
 	struct dm_loop_io *io = dm_loop_io(bio);
 
+	if (bio_op(bio) == REQ_OP_WRITE && !lf->dio_align) {
+		queue_write(lf, bio);
+		return;
+	}
 	INIT_WORK(&io->work, dm_loop_file_io);
 	queue_work(lf->wq, &io->work);
 }
@@ -1385,14 +1437,14 @@ static void nowait_done(struct kiocb *iocb, long ret)
 		end_file_io(lf, bio, 0);
 		return;
 	}
-	if (ret == -EAGAIN)
+	if (ret < 0)
 		atomic_set(&lf->nowait_skip[op_is_write(bio_op(bio))],
 			   NOWAIT_SKIP);
 	queue_file_io(lf, bio);
 }
 
-/* Direct I/O that never waits can be sent by one worker for all. */
-static bool file_nowait(struct dm_loop_file *lf, struct bio *bio)
+/* What never waits, one worker can do for all, and need not wake another. */
+static void file_nowait(struct dm_loop_file *lf, struct bio *bio)
 {
 	const struct file_operations *fop = lf->file->f_op;
 	struct kiocb *iocb = &dm_loop_io(bio)->iocb;
@@ -1400,28 +1452,52 @@ static bool file_nowait(struct dm_loop_file *lf, struct bio *bio)
 	struct iov_iter iter;
 	ssize_t n;
 
-	if (!bio_has_data(bio))
-		return false;
 	bio_to_iter(bio, write ? ITER_SOURCE : ITER_DEST, &iter);
 	init_sync_kiocb(iocb, lf->file);
 	iocb->ki_pos = bio_start(bio) << SECTOR_SHIFT;
 	iocb->ki_ioprio = bio->bi_ioprio;
 	iocb->ki_complete = nowait_done;
-	iocb->ki_flags |= IOCB_DIRECT | IOCB_NOWAIT;
-	if (!can_direct(lf, &iter, iocb->ki_pos))
-		return false;
+	iocb->ki_flags |= IOCB_NOWAIT;
+	if (can_direct(lf, &iter, iocb->ki_pos))
+		iocb->ki_flags |= IOCB_DIRECT;
 	kthread_associate_blkcg(bio_blkcg_css(bio));
 	n = write ? fop->write_iter(iocb, &iter) : fop->read_iter(iocb, &iter);
 	kthread_associate_blkcg(NULL);
 	if (n != -EIOCBQUEUED)
 		nowait_done(iocb, n);
-	return true;
 }
 
-/* Where it had to wait, as for each write on btrfs that copies, do not ask. */
+/* In the page cache of a filesystem that has nothing else. */
+static bool is_quick(const struct dm_loop_file *lf, struct bio *bio)
+{
+	unsigned long magic = lf->inode->i_sb->s_magic;
+
+	return (magic == TMPFS_MAGIC || magic == RAMFS_MAGIC) &&
+	       bio_op(bio) == REQ_OP_READ && bio_sectors(bio) <= QUICK_SECTORS;
+}
+
+/* Direct I/O, or what may be in the page cache. */
+static bool can_nowait(const struct dm_loop_file *lf, struct bio *bio)
+{
+	return (lf->file->f_mode & FMODE_NOWAIT) && bio_has_data(bio) &&
+	       (lf->dio_align || (bio_op(bio) == REQ_OP_READ &&
+				  bio_sectors(bio) <= QUICK_SECTORS));
+}
+
+static void take_file_bio(struct dm_loop_file *lf, struct bio *bio)
+{
+	if (is_quick(lf, bio))
+		do_file_io(lf, bio);
+	else if (can_nowait(lf, bio))
+		file_nowait(lf, bio);
+	else
+		queue_file_io(lf, bio);
+}
+
+/* Where it had to wait, do not ask for a while. */
 static bool try_nowait(struct dm_loop_file *lf, struct bio *bio)
 {
-	return (lf->file->f_mode & FMODE_NOWAIT) && lf->dio_align &&
+	return can_nowait(lf, bio) &&
 	       atomic_dec_if_positive(&lf->nowait_skip[op_is_write(bio_op(bio))]) < 0;
 }
 
@@ -1440,7 +1516,7 @@ void dm_loop_defer_file(struct dm_loop_file *lf, struct bio *bio)
 	bio->bi_iter.bi_sector = io->sector;
 	/* Frozen: the worker holds it. */
 	if ((op_is_write(bio_op(bio)) && !dm_loop_start_write(lf, bio)) ||
-	    try_nowait(lf, bio))
+	    is_quick(lf, bio) || try_nowait(lf, bio))
 		dm_loop_defer(lf, bio);
 	else
 		queue_file_io(lf, bio);
@@ -1458,11 +1534,16 @@ void dm_loop_defer_file(struct dm_loop_file *lf, struct bio *bio)
 void dm_loop_defer(struct dm_loop_file *lf, struct bio *bio)
 {
 	unsigned long flags;
+	bool working;
 
 	spin_lock_irqsave(&lf->todo_lock, flags);
 	bio_list_add(&lf->todo, bio);
+	working = lf->working;
+	lf->working = true;
 	spin_unlock_irqrestore(&lf->todo_lock, flags);
-	queue_work(lf->wq, &lf->worker);
+	/* Work that is queued while it runs wakes somebody for nothing. */
+	if (!working)
+		queue_work(lf->wq, &lf->worker);
 }
 
 /**
@@ -1625,8 +1706,7 @@ static void take_bio(struct dm_loop_file *lf, struct bio *bio,
 	    !dm_loop_start_write(lf, bio)) {
 		bio_list_add(&todo->held, bio);
 	} else if (lf->mode == DM_LOOP_MODE_FILE) {
-		if (!file_nowait(lf, bio))
-			queue_file_io(lf, bio);
+		take_file_bio(lf, bio);
 	} else if (bio_op(bio) == REQ_OP_DISCARD ||
 		   bio_op(bio) == REQ_OP_WRITE_ZEROES) {
 		bio_list_add(&todo->punches, bio);
@@ -1684,32 +1764,59 @@ static void keep_held(struct dm_loop_file *lf, struct bio_list *held,
 	spin_unlock_irq(&lf->todo_lock);
 }
 
-static void dm_loop_work(struct work_struct *work)
+/* Return: false when there is nothing to do; then the next bio wakes the worker. */
+static bool take_todo(struct dm_loop_file *lf, struct bio_list *bios)
 {
-	struct dm_loop_file *lf = container_of(work, struct dm_loop_file,
-					       worker);
-	struct dm_loop_todo todo = { };
-	struct bio_list bios;
-	unsigned int flags = enter_fs();
-	struct bio *bio;
+	bool any;
 
 	spin_lock_irq(&lf->todo_lock);
-	bios = lf->todo;
+	*bios = lf->todo;
 	bio_list_init(&lf->todo);
+	any = !bio_list_empty(bios);
+	lf->working = any;
 	spin_unlock_irq(&lf->todo_lock);
+	return any;
+}
+
+/* The host is frozen: what comes meanwhile must not wait for the thaw, or for us. */
+static void hold(struct dm_loop_file *lf, struct bio_list *held)
+{
+	spin_lock_irq(&lf->todo_lock);
+	lf->working = false;
+	spin_unlock_irq(&lf->todo_lock);
+	keep_held(lf, held, &lf->todo);
+	queue_delayed_work(lf->wq, &lf->retry, DM_LOOP_THAW_POLL);
+}
+
+/* Return: false when it is not to go on at once. */
+static bool work_round(struct dm_loop_file *lf, struct bio_list *bios)
+{
+	struct dm_loop_todo todo = { };
+	struct bio *bio;
 
 	mutex_lock(&lf->worker_lock);
-	while ((bio = bio_list_pop(&bios)))
+	while ((bio = bio_list_pop(bios)))
 		take_bio(lf, bio, &todo);
 	work_on_data(lf, &todo);
 	/* Nothing is under way that waits for us: the range can be drained. */
 	while ((bio = bio_list_pop(&todo.punches)))
 		punch_bio(lf, bio);
 	mutex_unlock(&lf->worker_lock);
-	if (!bio_list_empty(&todo.held)) {
-		keep_held(lf, &todo.held, &lf->todo);
-		queue_delayed_work(lf->wq, &lf->retry, DM_LOOP_THAW_POLL);
-	}
+	if (bio_list_empty(&todo.held))
+		return true;
+	hold(lf, &todo.held);
+	return false;
+}
+
+static void dm_loop_work(struct work_struct *work)
+{
+	struct dm_loop_file *lf = container_of(work, struct dm_loop_file,
+					       worker);
+	unsigned int flags = enter_fs();
+	struct bio_list bios;
+
+	while (take_todo(lf, &bios) && work_round(lf, &bios))
+		cond_resched();
 	leave_fs(flags);
 }
 
@@ -1856,6 +1963,7 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 	if (!lf->wq)
 		goto free_pieces;
 	INIT_WORK(&lf->worker, dm_loop_work);
+	INIT_WORK(&lf->writer, dm_loop_write);
 	INIT_DELAYED_WORK(&lf->retry, dm_loop_retry);
 	INIT_DELAYED_WORK(&lf->touch, dm_loop_touch);
 	INIT_DELAYED_WORK(&lf->flusher, dm_loop_flush);
@@ -1865,6 +1973,7 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 	mutex_init(&lf->sync_lock);
 	spin_lock_init(&lf->todo_lock);
 	bio_list_init(&lf->todo);
+	bio_list_init(&lf->writes);
 	bio_list_init(&lf->flushes);
 	INIT_LIST_HEAD(&lf->pending);
 	return 0;

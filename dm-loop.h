@@ -127,6 +127,7 @@ enum dm_loop_failed {
  *	they can be compared.  Taken inside md->suspend_lock, outside @lock.
  * @sync_lock: held while @dirtied is committed and becomes @synced.  Taken
  *	inside @lock and @worker_lock, outside the inode lock.
+ * @writer: file mode: runs dm_loop_write() over @writes
  * @flusher: commits, for the bios in @flushes
  * @retry: queues @worker again while the host filesystem is frozen
  * @locator: asks where blocks are that were filled
@@ -139,9 +140,13 @@ enum dm_loop_failed {
  * @next_touch: when the times may be updated next, in jiffies
  * @times_stale: bit 0: written since the times were updated
  * @failed: what is known of errors of the filesystem, enum dm_loop_failed
- * @todo_lock: protects the three lists below.  A leaf, taken with interrupts off, because
+ * @todo_lock: protects the lists below.  A leaf, taken with interrupts off, because
  *	bios come from end_io too.
+ * @working: @worker runs, or is about to, and looks at @todo before it ends;
+ *	under @todo_lock
  * @todo: bios for @worker
+ * @writing: the same for @writer and @writes, under @todo_lock
+ * @writes: file mode: bios for @writer
  * @flushes: bios that end when everything is committed
  * @pending: blocks that are written and not yet committed (xfs)
  * @counts: what the status line shows
@@ -175,6 +180,7 @@ struct dm_loop_file {
 	struct work_struct worker;
 	struct mutex worker_lock; /* see above */
 	struct mutex sync_lock; /* see above */
+	struct work_struct writer;
 	struct delayed_work flusher;
 	struct delayed_work retry;
 	struct delayed_work locator;
@@ -188,7 +194,10 @@ struct dm_loop_file {
 	unsigned long times_stale;
 	unsigned long failed;
 	spinlock_t todo_lock; /* see above */
+	bool working;
 	struct bio_list todo;
+	bool writing;
+	struct bio_list writes;
 	struct bio_list flushes;
 	struct list_head pending;
 	atomic64_t counts[DM_LOOP_NR_COUNTS];
