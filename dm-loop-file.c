@@ -541,11 +541,42 @@ static bool wants_mapped(const struct dm_loop_file *lf)
 	return false;
 }
 
+/*
+ * btrfs does not answer STATX_DIOALIGN.  With checksums it should not: whoever
+ * changes the data of a direct write meanwhile, or reads twice to one place at
+ * a time, gets an I/O error (see btrfs_direct_write()).
+ */
+static bool is_nocow(struct file *file)
+{
+	struct file_kattr attr = { };
+
+	return (file->f_mode & FMODE_CAN_ODIRECT) &&
+	       !vfs_fileattr_get(file->f_path.dentry, &attr) &&
+	       (attr.flags & FS_NOCOW_FL);
+}
+
+/* Called with lf->lock. */
+static void find_dio_align(struct dm_loop_file *lf)
+{
+	struct file *file = lf->file;
+	struct kstat stat;
+
+	lf->dio_align = 0;
+	if (vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, 0))
+		return;
+	if (stat.result_mask & STATX_DIOALIGN) {
+		lf->dio_align = stat.dio_offset_align;
+		lf->dio_mem_align = max_t(u32, stat.dio_mem_align, 1);
+	} else if (is_nocow(file)) {
+		lf->dio_align = i_blocksize(lf->inode);
+		lf->dio_mem_align = lf->dio_align;
+	}
+}
+
 /* File mode: any filesystem, with direct I/O if it says how. */
 static int use_file_io(struct dm_loop_file *lf, const char **why)
 {
 	struct file *file = lf->file;
-	struct kstat stat;
 
 	if (IS_SWAPFILE(lf->inode))
 		return refuse(why, "File is in use as swap", -EBUSY);
@@ -553,12 +584,7 @@ static int use_file_io(struct dm_loop_file *lf, const char **why)
 	    ((file->f_mode & FMODE_WRITE) && !file->f_op->write_iter))
 		return refuse(why, "Filesystem has no file I/O for the kernel",
 			      -EOPNOTSUPP);
-	lf->dio_align = 0;
-	if (!vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, 0) &&
-	    (stat.result_mask & STATX_DIOALIGN)) {
-		lf->dio_align = stat.dio_offset_align;
-		lf->dio_mem_align = max_t(u32, stat.dio_mem_align, 1);
-	}
+	find_dio_align(lf);
 	lf->mode = DM_LOOP_MODE_FILE;
 	return 0;
 }

@@ -554,10 +554,12 @@ static size_t emit_info(struct dm_loop_target *lt, char *result,
 	       n.sectors[DM_LOOP_MAPPED] + n.sectors[DM_LOOP_FILLED],
 	       n.sectors[DM_LOOP_HOLE],
 	       n.sectors[DM_LOOP_UNWRITTEN],
-	       n.sectors[DM_LOOP_SHARED], 2 * DM_LOOP_NR_COUNTS);
+	       n.sectors[DM_LOOP_SHARED], 2 * (DM_LOOP_NR_COUNTS + 1));
 	for (i = 0; i < DM_LOOP_NR_COUNTS; i++)
 		DMEMIT(" %s %lld", dm_loop_count_names[i],
 		       (s64)atomic64_read(&lf->counts[i]));
+	DMEMIT(" dio %d", lf->mode == DM_LOOP_MODE_MAPPED ||
+	       (lf->mode == DM_LOOP_MODE_FILE && lf->dio_align));
 	return sz;
 }
 

@@ -7,15 +7,17 @@
 seed=
 random seed 1000000
 
-# by_file FILESYSTEM FILE REASON: use it, and compare
+# by_file FILESYSTEM FILE REASON [DIRECT]: use it, and compare
 by_file()
 {
-	local fs=$1 file=$2 loop
+	local fs=$1 file=$2 direct=${4:-0} loop
 	note "$fs: $file"
 	truncate -s 16M "$file"
 	fails "EOPNOTSUPP:loop: $3 \(-(EOPNOTSUPP|[0-9]+)\)" dmsetup create x --table "$(loop_table "$file" 0 mapped)"
 	dev=$(loop_dev x "$file")
-	same "mode, filesystem" "$(status_field x mode) $(status_field x fstype)" "file $fs"
+	matches "mode, filesystem, direct I/O" \
+		"$(status_field x mode) $(status_field x fstype) $(status_field x dio)" "^file $fs $direct\$"
+	matches "DIO, as dmlosetup shows it" "$(dmlosetup -n -O DIO x)" "^ *$direct\$"
 	fails ETXTBSY truncate -s 0 "$file"
 	make_fs ext4 "$dev"
 	mkdir -p /mnt/top
@@ -75,18 +77,18 @@ dir=$(mkfs_mount btrfs)
 by_file btrfs "$dir/image" "Filesystem cannot be mapped"
 touch "$dir/nocow"
 chattr +C "$dir/nocow"
-by_file btrfs "$dir/nocow" "Filesystem cannot be mapped"
+by_file btrfs "$dir/nocow" "Filesystem cannot be mapped" 1
 cleanup_devices
 
 dir=$(mkfs_mount f2fs)
-by_file f2fs "$dir/image" "Filesystem cannot be mapped"
+by_file f2fs "$dir/image" "Filesystem cannot be mapped" 1
 cleanup_devices
 
 # With delayed allocation ext4 does not journal the data of single files.
 dir=$(mkfs_mount -o nodelalloc ext4 -O inline_data -I 1024)
 mkdir -p "$dir"/{lower,upper,work} /mnt/overlay
 mount -t overlay -o "lowerdir=$dir/lower,upperdir=$dir/upper,workdir=$dir/work" overlay /mnt/overlay
-by_file overlay /mnt/overlay/image "Filesystem cannot be mapped"
+by_file overlay /mnt/overlay/image "Filesystem cannot be mapped" 1
 umount /mnt/overlay
 
 touch "$dir/journalled"
@@ -132,7 +134,8 @@ rpc.nfsd -N 3 2
 # A server that does not end its grace period when told keeps clients waiting for long.
 if echo Y >/proc/fs/nfsd/v4_end_grace; then
 	timeout 60 mount -t nfs4 -o vers=4.2 127.0.0.1:/ /mnt/nfs
-	by_file nfs4 /mnt/nfs/image "Filesystem cannot be mapped"
+	# Newer clients answer STATX_DIOALIGN.
+	by_file nfs4 /mnt/nfs/image "Filesystem cannot be mapped" '[01]'
 	umount /mnt/nfs
 else
 	note "no nfs here"
