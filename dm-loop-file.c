@@ -544,7 +544,7 @@ static bool wants_mapped(const struct dm_loop_file *lf)
 /*
  * btrfs does not answer STATX_DIOALIGN.  With checksums it should not: whoever
  * changes the data of a direct write meanwhile, or reads twice to one place at
- * a time, gets an I/O error (see btrfs_direct_write()).
+ * a time, gets an I/O error (Linux commit 968f19c5b1b7).
  */
 static bool is_nocow(struct file *file)
 {

@@ -77,14 +77,19 @@ drop_image()
 	drop_caches
 }
 
-# fresh_image ALLOCATION MIB: sparse, fallocated, written (by dd), or prepared (by dmlosetup).
+# fresh_image ALLOCATION MIB: sparse, fallocated, written (by dd; nocow: without checksums on
+# btrfs), or prepared (by dmlosetup).
 fresh_image()
 {
 	drop_image
+	if [ "$1" = nocow ]; then
+		touch "$image"
+		chattr +C "$image"
+	fi
 	case $1 in
 	sparse) truncate -s "$2M" "$image" ;;
 	fallocated) fallocate -l "$2M" "$image" ;;
-	written) dd if=/dev/zero of="$image" bs=1M count="$2" conv=fsync status=none ;;
+	written | nocow) dd if=/dev/zero of="$image" bs=1M count="$2" conv=fsync status=none ;;
 	prepared) dmlosetup --prepare "$image" --size "$2M" >/dev/null 2>&1 ;;
 	esac
 	drop_caches
