@@ -562,15 +562,36 @@ static void find_dio_align(struct dm_loop_file *lf)
 	struct kstat stat;
 
 	lf->dio_align = 0;
+	lf->mixed = false;
 	if (vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, 0))
 		return;
 	if (stat.result_mask & STATX_DIOALIGN) {
 		lf->dio_align = stat.dio_offset_align;
 		lf->dio_mem_align = max_t(u32, stat.dio_mem_align, 1);
 	} else if (is_nocow(file)) {
-		lf->dio_align = i_blocksize(lf->inode);
+		/* That of overlayfs itself would be 1. */
+		lf->dio_align = i_blocksize(d_real_inode(file->f_path.dentry));
 		lf->dio_mem_align = lf->dio_align;
 	}
+}
+
+/**
+ * dm_loop_file_stat() - which file it is, as stat() tells user space
+ * @lf: the backing file
+ * @stat: its dev and ino are set
+ *
+ * On btrfs and overlayfs that is not what the inode says.  A server that is
+ * gone is not asked.
+ *
+ * Context: May sleep; called with lf->lock.
+ */
+void dm_loop_file_stat(const struct dm_loop_file *lf, struct kstat *stat)
+{
+	if (lf->file && !vfs_getattr(&lf->file->f_path, stat, STATX_INO,
+				     AT_STATX_DONT_SYNC))
+		return;
+	stat->dev = lf->inode->i_sb->s_dev;
+	stat->ino = lf->inode->i_ino;
 }
 
 /* File mode: any filesystem, with direct I/O if it says how. */
@@ -625,7 +646,7 @@ static int pin(struct dm_loop_file *lf, const char **why)
 }
 
 /*
- * Called with lf->lock and no bio on its way.  Errors have nobody to go to:
+ * Called with lf->lock and no bio on its way.  An error goes to the next flush:
  * what was flushed is safe, and what was not may be lost.
  */
 static void unpin(struct dm_loop_file *lf)

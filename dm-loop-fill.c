@@ -241,6 +241,8 @@ static int set_range(struct dm_loop_file *lf, sector_t start, sector_t end,
  */
 static void need_fsync(struct dm_loop_file *lf)
 {
+	/* Pairs with dm_loop_sync(): who sees the number sees what was done. */
+	smp_mb__before_atomic();
 	atomic64_inc(&lf->dirtied);
 }
 
@@ -761,7 +763,9 @@ static void start_runs(struct dm_loop_file *lf, struct dm_loop_round *round,
 		floor = plan.end;
 		dm_loop_count(lf, DM_LOOP_FILLS);
 		atomic_inc(&round->pending);
+		kthread_associate_blkcg(bio_blkcg_css(run->plan.bios.head));
 		lf->fs->submit(run);
+		kthread_associate_blkcg(NULL);
 	}
 	while (i < n)
 		bio_list_add(later, bios[i++]);
@@ -1148,15 +1152,16 @@ bool dm_loop_can_fill(struct dm_loop_file *lf)
  */
 static void block_range(struct dm_loop_file *lf, sector_t start, sector_t end)
 {
-	WRITE_ONCE(lf->busy_start, start);
-	/* Pairs with is_busy(). */
+	/* Pair with is_busy(): who sees the next range sees that this one is over. */
+	smp_store_release(&lf->busy_start, start);
 	smp_store_release(&lf->busy_end, end);
 	synchronize_srcu_expedited(&lf->inflight);
 }
 
 static void unblock_range(struct dm_loop_file *lf)
 {
-	WRITE_ONCE(lf->busy_end, 0);
+	/* Pairs with is_busy(): the table has changed before. */
+	smp_store_release(&lf->busy_end, 0);
 }
 
 static bool has_blocks(struct dm_loop_file *lf, sector_t pos, sector_t end)
@@ -1282,9 +1287,25 @@ static void punch_bio(struct dm_loop_file *lf, struct bio *bio)
 static bool can_direct(struct dm_loop_file *lf, const struct iov_iter *iter,
 		       loff_t pos)
 {
-	return lf->dio_align &&
-	       !((pos | iov_iter_count(iter)) & (lf->dio_align - 1)) &&
+	unsigned int align = READ_ONCE(lf->dio_align);
+
+	return align && !((pos | iov_iter_count(iter)) & (align - 1)) &&
 	       !(iov_iter_alignment(iter) & (lf->dio_mem_align - 1));
+}
+
+/*
+ * Before something goes through the page cache: direct writes that the
+ * filesystem has without its lock must not meet it there.  They would leave
+ * old pages behind (dio_warn_stale_pagecache()).
+ */
+static void no_longer_direct(struct dm_loop_file *lf)
+{
+	if (!READ_ONCE(lf->mixed)) {
+		mutex_lock(&lf->worker_lock);
+		WRITE_ONCE(lf->mixed, true);
+		mutex_unlock(&lf->worker_lock);
+	}
+	inode_dio_wait(lf->inode);
 }
 
 static int file_rw(struct dm_loop_file *lf, struct bio *bio)
@@ -1299,15 +1320,19 @@ static int file_rw(struct dm_loop_file *lf, struct bio *bio)
 	init_sync_kiocb(&iocb, lf->file);
 	iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
 	iocb.ki_ioprio = bio->bi_ioprio;
+	if (write)
+		iocb.ki_flags |= IOCB_WRITE;
 	do {
+		iocb.ki_flags &= ~IOCB_DIRECT;
 		if (can_direct(lf, &iter, iocb.ki_pos))
 			iocb.ki_flags |= IOCB_DIRECT;
+		else if (lf->dio_align)
+			no_longer_direct(lf);
 		n = write ? fop->write_iter(&iocb, &iter) :
 			    fop->read_iter(&iocb, &iter);
 		/* Some say only now that they cannot do it direct. */
 		if (n == -EINVAL && (iocb.ki_flags & IOCB_DIRECT)) {
-			lf->dio_align = 0;
-			iocb.ki_flags &= ~IOCB_DIRECT;
+			WRITE_ONCE(lf->dio_align, 0);
 			n = 1;
 		}
 	} while (n > 0 && iov_iter_count(&iter));
@@ -1402,15 +1427,13 @@ static void dm_loop_write(struct work_struct *work)
 static void queue_write(struct dm_loop_file *lf, struct bio *bio)
 {
 	unsigned long flags;
-	bool writing;
 
 	spin_lock_irqsave(&lf->todo_lock, flags);
 	bio_list_add(&lf->writes, bio);
-	writing = lf->writing;
+	if (!lf->writing)
+		queue_work(lf->wq, &lf->writer);
 	lf->writing = true;
 	spin_unlock_irqrestore(&lf->todo_lock, flags);
-	if (!writing)
-		queue_work(lf->wq, &lf->writer);
 }
 
 /* In a work of its own, so that it may wait. */
@@ -1443,7 +1466,11 @@ static void nowait_done(struct kiocb *iocb, long ret)
 	queue_file_io(lf, bio);
 }
 
-/* What never waits, one worker can do for all, and need not wake another. */
+/*
+ * What never waits, one worker can do for all, and need not wake another.  A
+ * direct write that goes on by itself (on xfs the lock is given back) must have
+ * the file for itself: see no_longer_direct().
+ */
 static void file_nowait(struct dm_loop_file *lf, struct bio *bio)
 {
 	const struct file_operations *fop = lf->file->f_op;
@@ -1460,6 +1487,13 @@ static void file_nowait(struct dm_loop_file *lf, struct bio *bio)
 	iocb->ki_flags |= IOCB_NOWAIT;
 	if (can_direct(lf, &iter, iocb->ki_pos))
 		iocb->ki_flags |= IOCB_DIRECT;
+	if ((write && lf->mixed) ||
+	    (lf->dio_align && !(iocb->ki_flags & IOCB_DIRECT))) {
+		queue_file_io(lf, bio);
+		return;
+	}
+	if (write)
+		iocb->ki_flags |= IOCB_WRITE;
 	kthread_associate_blkcg(bio_blkcg_css(bio));
 	n = write ? fop->write_iter(iocb, &iter) : fop->read_iter(iocb, &iter);
 	kthread_associate_blkcg(NULL);
@@ -1534,16 +1568,17 @@ void dm_loop_defer_file(struct dm_loop_file *lf, struct bio *bio)
 void dm_loop_defer(struct dm_loop_file *lf, struct bio *bio)
 {
 	unsigned long flags;
-	bool working;
 
 	spin_lock_irqsave(&lf->todo_lock, flags);
 	bio_list_add(&lf->todo, bio);
-	working = lf->working;
+	/*
+	 * Work that is queued while it runs wakes somebody for nothing.  After
+	 * the lock the bio may have ended, and the file be gone.
+	 */
+	if (!lf->working)
+		queue_work(lf->wq, &lf->worker);
 	lf->working = true;
 	spin_unlock_irqrestore(&lf->todo_lock, flags);
-	/* Work that is queued while it runs wakes somebody for nothing. */
-	if (!working)
-		queue_work(lf->wq, &lf->worker);
 }
 
 /**
@@ -1559,8 +1594,8 @@ void dm_loop_defer_sync(struct dm_loop_file *lf, struct bio *bio)
 
 	spin_lock_irqsave(&lf->todo_lock, flags);
 	bio_list_add(&lf->flushes, bio);
-	spin_unlock_irqrestore(&lf->todo_lock, flags);
 	mod_delayed_work(lf->wq, &lf->flusher, 0);
+	spin_unlock_irqrestore(&lf->todo_lock, flags);
 }
 
 /* As many sectors as a run has segments for. */
@@ -1778,11 +1813,13 @@ static bool take_todo(struct dm_loop_file *lf, struct bio_list *bios)
 	return any;
 }
 
-/* The host is frozen: what comes meanwhile must not wait for the thaw, or for us. */
+/* The host is frozen.  Reads that have come meanwhile do not wait for the thaw. */
 static void hold(struct dm_loop_file *lf, struct bio_list *held)
 {
 	spin_lock_irq(&lf->todo_lock);
-	lf->working = false;
+	lf->working = !bio_list_empty(&lf->todo);
+	if (lf->working)
+		queue_work(lf->wq, &lf->worker);
 	spin_unlock_irq(&lf->todo_lock);
 	keep_held(lf, held, &lf->todo);
 	queue_delayed_work(lf->wq, &lf->retry, DM_LOOP_THAW_POLL);
@@ -1864,6 +1901,8 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	dirtied = atomic64_read(&lf->dirtied);
 	if (dirtied == atomic64_read(&lf->synced))
 		goto out;
+	/* Pairs with need_fsync(). */
+	smp_mb();
 	dm_loop_count(lf, DM_LOOP_FSYNCS);
 	if (lf->mode == DM_LOOP_MODE_MAPPED && lf->fs && lf->fs->commit)
 		r = lf->fs->commit(lf);
@@ -1872,6 +1911,8 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	/* Only now may a flush that comes meanwhile pass us by. */
 	if (!r)
 		atomic64_set(&lf->synced, dirtied);
+	else
+		set_bit(0, &lf->lost);
 	say_error(lf, r);
 	trace_dm_loop_commit(lf, 0, i_size_read(lf->inode) >> SECTOR_SHIFT, r);
 out:
@@ -1937,6 +1978,8 @@ static void dm_loop_flush(struct work_struct *work)
 	}
 	flags = enter_fs();
 	r = dm_loop_sync(lf);
+	if (!bio_list_empty(&bios) && test_and_clear_bit(0, &lf->lost) && !r)
+		r = -EIO;
 	while ((bio = bio_list_pop(&bios)))
 		end_flush(lf, bio, r);
 	leave_fs(flags);
@@ -1993,6 +2036,8 @@ free_runs:
  */
 void dm_loop_worker_exit(struct dm_loop_file *lf)
 {
+	/* It may have ended its last bio, and not yet queued retry. */
+	flush_work(&lf->worker);
 	cancel_delayed_work_sync(&lf->retry);
 	cancel_delayed_work_sync(&lf->locator);
 	cancel_delayed_work_sync(&lf->touch);

@@ -347,14 +347,18 @@ static int map_file(struct dm_loop_file *lf, struct bio *bio)
 	return DM_MAPIO_SUBMITTED;
 }
 
-/* The worker is giving back blocks there, or about to. */
+/*
+ * The worker is giving back blocks there, or about to.  To be asked in the
+ * section of @io and before the table is: the worker waits for those who were
+ * in theirs before, and who finds a range over finds no blocks there either.
+ */
 static bool is_busy(const struct dm_loop_file *lf, const struct dm_loop_io *io)
 {
-	/* Pairs with block_range(): an end comes with its start. */
+	/* Pair with block_range() and unblock_range(). */
 	sector_t end = smp_load_acquire(&lf->busy_end);
 
 	return unlikely(end) && io->sector < end &&
-	       io->sector + io->sectors > READ_ONCE(lf->busy_start);
+	       io->sector + io->sectors > smp_load_acquire(&lf->busy_start);
 }
 
 static int loop_map(struct dm_target *ti, struct bio *bio)
@@ -378,6 +382,8 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 	io->sector = lt->start + dm_target_offset(ti, bio->bi_iter.bi_sector);
 	io->sectors = bio_sectors(bio);
 	dm_loop_track(lf, io);
+	if (is_busy(lf, io))
+		return map_defer(lf, bio);
 	rcu_read_lock();
 	found = dm_loop_extents_lookup(&lf->extents, io->sector, &range);
 	rcu_read_unlock();
@@ -394,8 +400,6 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 		dm_accept_partial_bio(bio, left);
 		io->sectors = left;
 	}
-	if (is_busy(lf, io))
-		return map_defer(lf, bio);
 	if (write)
 		return map_write(lf, bio, range.phys + (io->sector - range.start),
 				 range.state);
@@ -428,6 +432,8 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 	if ((io->flags & DM_LOOP_IO_FUA) && !(io->flags & DM_LOOP_IO_SYNCED) &&
 	    !*error && dm_loop_needs_sync(lf)) {
 		io->flags |= DM_LOOP_IO_SYNCED;
+		/* The commit itself holds off a freeze, which waits for us. */
+		end_write(lf, io);
 		dm_loop_defer_sync(lf, bio);
 		return DM_ENDIO_INCOMPLETE;
 	}
@@ -537,6 +543,7 @@ static size_t emit_info(struct dm_loop_target *lt, char *result,
 	static const char *const modes[] = { "released", "mapped", "file" };
 	struct dm_loop_file *lf = lt->lf;
 	struct dm_loop_counts n = { };
+	struct kstat stat;
 	u64 extents = 0;
 	size_t sz = 0;
 	unsigned int i;
@@ -554,12 +561,15 @@ static size_t emit_info(struct dm_loop_target *lt, char *result,
 	       n.sectors[DM_LOOP_MAPPED] + n.sectors[DM_LOOP_FILLED],
 	       n.sectors[DM_LOOP_HOLE],
 	       n.sectors[DM_LOOP_UNWRITTEN],
-	       n.sectors[DM_LOOP_SHARED], 2 * (DM_LOOP_NR_COUNTS + 1));
+	       n.sectors[DM_LOOP_SHARED], 2 * (DM_LOOP_NR_COUNTS + 4));
 	for (i = 0; i < DM_LOOP_NR_COUNTS; i++)
 		DMEMIT(" %s %lld", dm_loop_count_names[i],
 		       (s64)atomic64_read(&lf->counts[i]));
 	DMEMIT(" dio %d", lf->mode == DM_LOOP_MODE_MAPPED ||
 	       (lf->mode == DM_LOOP_MODE_FILE && lf->dio_align));
+	dm_loop_file_stat(lf, &stat);
+	DMEMIT(" major %u minor %u ino %llu", MAJOR(stat.dev), MINOR(stat.dev),
+	       stat.ino);
 	return sz;
 }
 

@@ -140,6 +140,9 @@ enum dm_loop_failed {
  * @next_touch: when the times may be updated next, in jiffies
  * @times_stale: bit 0: written since the times were updated
  * @failed: what is known of errors of the filesystem, enum dm_loop_failed
+ * @lost: bit 0: a commit failed that no flush waited for; the next one says so
+ * @mixed: file mode: not all is direct I/O, see file_nowait(); set under
+ *	@worker_lock
  * @todo_lock: protects the lists below.  A leaf, taken with interrupts off, because
  *	bios come from end_io too.
  * @working: @worker runs, or is about to, and looks at @todo before it ends;
@@ -193,6 +196,8 @@ struct dm_loop_file {
 	unsigned long next_touch;
 	unsigned long times_stale;
 	unsigned long failed;
+	unsigned long lost;
+	bool mixed;
 	spinlock_t todo_lock; /* see above */
 	bool working;
 	struct bio_list todo;
@@ -303,7 +308,8 @@ static inline void dm_loop_track(struct dm_loop_file *lf, struct dm_loop_io *io)
 
 static inline bool dm_loop_needs_sync(const struct dm_loop_file *lf)
 {
-	return atomic64_read(&lf->dirtied) != atomic64_read(&lf->synced);
+	return atomic64_read(&lf->dirtied) != atomic64_read(&lf->synced) ||
+	       test_bit(0, &lf->lost);
 }
 
 /* dm-loop.c */
@@ -320,6 +326,7 @@ bool dm_loop_file_cached(const struct dm_loop_file *lf, sector_t sector,
 			 unsigned int sectors);
 void dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 			     unsigned int sectors);
+void dm_loop_file_stat(const struct dm_loop_file *lf, struct kstat *stat);
 bool dm_loop_file_journalled(const struct dm_loop_file *lf);
 void dm_loop_file_wrote(struct dm_loop_file *lf);
 void dm_loop_file_failed(struct dm_loop_file *lf);
