@@ -253,6 +253,26 @@ static int resume_only(const struct loop_device *dev)
 	return err;
 }
 
+/* A device that could not be resumed is better not suspended. */
+static int check_refresh(const struct loop_device *devs, size_t nr)
+{
+	const char *node = shown(devs->id.node);
+	size_t i;
+
+	if (!devs->table.path) {
+		complain("cannot refresh %s: it has no table", node);
+		return TOLD;
+	}
+	for (i = 0; i < nr && !devs->suspended; i++) {
+		if (device_has_file(&devs[i]))
+			continue;
+		complain("cannot refresh %s: %s is not its file any more", node,
+			 shown(devs[i].table.path));
+		return TOLD;
+	}
+	return 0;
+}
+
 static int refresh_one(const char *arg)
 {
 	struct loop_device *devs;
@@ -261,10 +281,8 @@ static int refresh_one(const char *arg)
 	int err;
 
 	err = device_open(arg, "refresh", &devs, &nr);
-	if (!err && !devs->table.path) {
-		complain("cannot refresh %s: it has no table", shown(arg));
-		err = TOLD;
-	}
+	if (!err)
+		err = check_refresh(devs, nr);
 	if (!err && devs->suspended) {
 		err = resume_only(devs);
 	} else if (!err) {

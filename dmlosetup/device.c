@@ -238,6 +238,17 @@ bool device_on_file(const struct loop_device *dev, const struct stat *st)
 	       dev->back_ino == st->st_ino;
 }
 
+/*
+ * Is the file still at its path? The kernel opens what is there, when a table
+ * is loaded or the device is resumed.
+ */
+bool device_has_file(const struct loop_device *dev)
+{
+	struct stat st;
+
+	return !stat(dev->table.path, &st) && device_on_file(dev, &st);
+}
+
 /* The node of a device that uses the file, or NULL; the caller frees it. */
 char *device_using(const struct stat *st)
 {

@@ -455,8 +455,9 @@ int dm_clear(const char *name)
 	return run_simple(DM_DEVICE_CLEAR, name);
 }
 
-/* Sends @text to the first line's target; the caller frees the answer. */
-int dm_message(const char *name, const char *text, char **answer)
+/* Sends @text to the target at @sector; the caller frees the answer. */
+int dm_message(const char *name, uint64_t sector, const char *text,
+	       char **answer)
 {
 	struct dm_task *dmt = task_for(DM_DEVICE_TARGET_MSG, name);
 	const char *response;
@@ -465,6 +466,7 @@ int dm_message(const char *name, const char *text, char **answer)
 	*answer = NULL;
 	if (!dmt)
 		return -EINVAL;
+	dm_task_set_sector(dmt, sector);
 	dm_task_set_message(dmt, text);
 	err = run(dmt);
 	response = err ? NULL : dm_task_get_message_response(dmt);

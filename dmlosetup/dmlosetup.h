@@ -177,7 +177,8 @@ int dm_load(const char *name, const struct dm_line *lines, size_t nr,
 int dm_resume(const char *name, double *when);
 int dm_suspend(const char *name);
 int dm_clear(const char *name);
-int dm_message(const char *name, const char *text, char **answer);
+int dm_message(const char *name, uint64_t sector, const char *text,
+	       char **answer);
 int dm_remove(const char *name, bool deferred);
 int dm_undo_create(const char *uuid);
 void dm_id_free(struct dm_id *id);
@@ -234,6 +235,7 @@ int device_read(const char *name, struct loop_device **devs, size_t *nr);
 int device_read_all(struct loop_device **devs, size_t *nr);
 void device_free(struct loop_device *devs, size_t nr);
 bool device_on_file(const struct loop_device *dev, const struct stat *st);
+bool device_has_file(const struct loop_device *dev);
 char *device_using(const struct stat *st);
 
 bool device_one_line(const struct loop_device *devs, size_t nr);
@@ -245,6 +247,8 @@ struct hold {
 	struct guard guard;
 	const struct loop_device *dev;
 	struct dm_state old;	/* its table, to go back to */
+	struct loop_device *lines;	/* the same, and which files they are on */
+	size_t nr_lines;
 	bool suspended;
 	double since;
 	double seconds;		/* how long it was suspended */

@@ -28,8 +28,15 @@ double now(void)
 	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
+/* Never with another file that is at the path now. */
 static int load_old(const struct hold *h)
 {
+	size_t i;
+
+	for (i = 0; i < h->nr_lines; i++) {
+		if (!device_has_file(&h->lines[i]))
+			return -ESTALE;
+	}
 	return dm_load(h->old.id.name, h->old.lines, h->old.nr_lines,
 		       h->old.read_only);
 }
@@ -119,6 +126,8 @@ int hold_begin(struct hold *h, const struct loop_device *dev)
 	h->kmsg = kmsg_open();
 	signals_hold();
 	err = dm_read(dev->id.name, true, &h->old);
+	if (!err)
+		err = device_read(dev->id.name, &h->lines, &h->nr_lines);
 	if (!err) {
 		write_back(dev);
 		mlockall(MCL_CURRENT | MCL_FUTURE);
@@ -208,6 +217,7 @@ int hold_end(struct hold *h, int err)
 	if (h->kmsg >= 0)
 		close(h->kmsg);
 	dm_state_free(&h->old);
+	device_free(h->lines, h->nr_lines);
 	signals_release();
 	return err ? err : resumed ? TOLD : 0;
 }

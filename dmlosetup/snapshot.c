@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,18 @@
 #include <unistd.h>
 
 #include "dmlosetup.h"
+
+/* It may not have a name; then another file may. */
+static void drop(int fd, const char *file)
+{
+	struct stat st;
+
+	if (fd < 0)
+		return;
+	if (!fstat(fd, &st) && st.st_nlink)
+		unlink(file);
+	close(fd);
+}
 
 static int copy(const struct hold *h, int from, int to, uint64_t size)
 {
@@ -52,6 +65,16 @@ static int clone_held(const struct hold *h, const struct loop_device *dev,
 	return err ? err : hold_keep(h);
 }
 
+/* A file without one is gone when we are killed. */
+static int give_name(int fd, const char *file)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) || st.st_nlink)
+		return 0;
+	return linkat(fd, "", AT_FDCWD, file, AT_EMPTY_PATH);
+}
+
 static int write_clone(const struct loop_device *dev, const char *file, int to)
 {
 	bool copied = false;
@@ -65,7 +88,7 @@ static int write_clone(const struct loop_device *dev, const char *file, int to)
 	/* the device has not changed, whatever became of the copy */
 	if (hold_end(&h, 0))
 		return TOLD;
-	if (!err && fsync(to))
+	if (!err && (give_name(to, file) || fsync(to)))
 		err = -errno;
 	if (err == -ETXTBSY) {
 		complain("cannot take a snapshot of %s: another device uses its file",
@@ -81,6 +104,22 @@ static int write_clone(const struct loop_device *dev, const char *file, int to)
 	return fflush(stdout) ? TOLD : 0;
 }
 
+/* Without a name until it is complete, where the filesystem can. */
+static int create(const char *file, mode_t mode)
+{
+	char *copy = xstrdup(file);
+	int fd = -1;
+
+	if (!faccessat(AT_FDCWD, file, F_OK, AT_SYMLINK_NOFOLLOW))
+		errno = EEXIST;
+	else
+		fd = open(dirname(copy), O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR))
+		fd = open(file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+	free(copy);
+	return fd;
+}
+
 static int new_file(const struct loop_device *dev, const char *file)
 {
 	struct stat from, st;
@@ -91,8 +130,7 @@ static int new_file(const struct loop_device *dev, const char *file)
 			 shown(dev->table.path), shown(dev->id.node));
 		return -1;
 	}
-	fd = open(file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC,
-		  from.st_mode & 0777);
+	fd = create(file, from.st_mode & 0777);
 	if (fd < 0) {
 		complain_errno(-errno, "cannot create the snapshot %s",
 			       shown(file));
@@ -103,8 +141,7 @@ static int new_file(const struct loop_device *dev, const char *file)
 		return fd;
 	complain("cannot write the snapshot %s onto %s itself", shown(file),
 		 shown(dev->id.node));
-	close(fd);
-	unlink(file);
+	drop(fd, file);
 	return -1;
 }
 
@@ -122,12 +159,15 @@ int do_snapshot(const struct options *opts)
 		err = TOLD;
 	}
 	if (!err) {
+		/* from the moment on that there is a file to be removed */
+		signals_hold();
 		fd = new_file(devs, opts->file);
 		err = fd < 0 ? TOLD : write_clone(devs, opts->file, fd);
-		if (fd >= 0)
+		if (err)
+			drop(fd, opts->file);
+		else
 			close(fd);
-		if (fd >= 0 && err)
-			unlink(opts->file);
+		signals_release();
 	}
 	device_free(devs, nr);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* --verify: does the kernel's map of a file still agree with the filesystem? */
+/*
+ * --verify: does the kernel's map of a file still agree with the filesystem?
+ * A device with several files gives several lines.
+ */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,17 +15,33 @@ static int ask(const struct loop_device *dev)
 	char *answer;
 	int err;
 
-	err = dm_message(dev->id.name, "check", &answer);
+	err = dm_message(dev->id.name, dev->start, "check", &answer);
 	if (err) {
 		complain_errno(err, "cannot verify %s", shown(dev->id.node));
 		return TOLD;
 	}
-	printf("%s: %s\n", dev->id.node, answer);
+	printf("%s", dev->id.node);
+	if (dev->start)
+		printf(" at sector %" PRIu64, dev->start);
+	printf(": %s\n", answer);
 	/* else the mode of a device that has no map: nothing can differ */
 	if (!strncmp(answer, "differs", strlen("differs")))
 		err = TOLD;
 	free(answer);
 	return err;
+}
+
+static int ask_each(const struct loop_device *devs, size_t nr)
+{
+	int bad = 0;
+	size_t i;
+
+	for (i = 0; i < nr; i++) {
+		/* A device without a table has nothing to ask. */
+		if (devs[i].table.path && ask(&devs[i]))
+			bad = TOLD;
+	}
+	return bad;
 }
 
 static int verify_named(const char *arg)
@@ -32,7 +52,7 @@ static int verify_named(const char *arg)
 
 	err = device_open(arg, "verify", &devs, &nr);
 	if (!err)
-		err = ask(devs);
+		err = ask_each(devs, nr);
 	device_free(devs, nr);
 	return err;
 }
@@ -40,22 +60,15 @@ static int verify_named(const char *arg)
 static int verify_all(void)
 {
 	struct loop_device *devs;
-	int bad = 0, err;
-	size_t nr, i;
+	int bad, err;
+	size_t nr;
 
 	err = device_read_all(&devs, &nr);
-	if (err) {
+	if (err)
 		complain_errno(err, "cannot list the devices of device-mapper");
-		bad = TOLD;
-	}
-	for (i = 0; i < nr; i++) {
-		if (i && !strcmp(devs[i].id.name, devs[i - 1].id.name))
-			continue;
-		if (ask(&devs[i]))
-			bad = TOLD;
-	}
+	bad = ask_each(devs, nr);
 	device_free(devs, nr);
-	return bad;
+	return err ? TOLD : bad;
 }
 
 int do_verify(const struct options *opts)
