@@ -1152,8 +1152,9 @@ bool dm_loop_can_fill(struct dm_loop_file *lf)
  */
 static void block_range(struct dm_loop_file *lf, sector_t start, sector_t end)
 {
-	/* Pair with is_busy(): who sees the next range sees that this one is over. */
+	/* Pairs with is_busy(): who sees this range sees that the last is over. */
 	smp_store_release(&lf->busy_start, start);
+	/* Pairs with is_busy(): an end comes with its start. */
 	smp_store_release(&lf->busy_end, end);
 	synchronize_srcu_expedited(&lf->inflight);
 }

@@ -354,11 +354,15 @@ static int map_file(struct dm_loop_file *lf, struct bio *bio)
  */
 static bool is_busy(const struct dm_loop_file *lf, const struct dm_loop_io *io)
 {
-	/* Pair with block_range() and unblock_range(). */
+	/* Pairs with unblock_range() and block_range(). */
 	sector_t end = smp_load_acquire(&lf->busy_end);
+	sector_t start;
 
-	return unlikely(end) && io->sector < end &&
-	       io->sector + io->sectors > smp_load_acquire(&lf->busy_start);
+	if (likely(!end))
+		return false;
+	/* Pairs with block_range(). */
+	start = smp_load_acquire(&lf->busy_start);
+	return io->sector < end && io->sector + io->sectors > start;
 }
 
 static int loop_map(struct dm_target *ti, struct bio *bio)

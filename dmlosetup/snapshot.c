@@ -107,16 +107,16 @@ static int write_clone(const struct loop_device *dev, const char *file, int to)
 /* Without a name until it is complete, where the filesystem can. */
 static int create(const char *file, mode_t mode)
 {
-	char *copy = xstrdup(file);
+	char *path = xstrdup(file);
 	int fd = -1;
 
 	if (!faccessat(AT_FDCWD, file, F_OK, AT_SYMLINK_NOFOLLOW))
 		errno = EEXIST;
 	else
-		fd = open(dirname(copy), O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+		fd = open(dirname(path), O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR))
 		fd = open(file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-	free(copy);
+	free(path);
 	return fd;
 }
 

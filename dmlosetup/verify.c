@@ -3,7 +3,6 @@
  * --verify: does the kernel's map of a file still agree with the filesystem?
  * A device with several files gives several lines.
  */
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +21,7 @@ static int ask(const struct loop_device *dev)
 	}
 	printf("%s", dev->id.node);
 	if (dev->start)
-		printf(" at sector %" PRIu64, dev->start);
+		printf(" at sector %llu", (unsigned long long)dev->start);
 	printf(": %s\n", answer);
 	/* else the mode of a device that has no map: nothing can differ */
 	if (!strncmp(answer, "differs", strlen("differs")))

@@ -17,11 +17,11 @@ job()
 {
 	case $1 in
 	seq128k) options=(--rw=write --bs=128k --iodepth=16 --size=128M) ;;
-	rand4k) options=(--rw=randwrite --bs=4k --iodepth=32 --size=${area}M) ;;
+	rand4k) options=(--rw=randwrite --bs=4k --iodepth=32 "--size=${area}M") ;;
 	thin64k) options=(--iodepth=32 --read_iolog=/tmp/thin64k) ;;
 	thin1m) options=(--iodepth=32 --read_iolog=/tmp/thin1m) ;;
-	read4k) options=(--rw=randread --bs=4k --iodepth=32 --size=${area}M) ;;
-	rewrite4k) options=(--rw=randwrite --bs=4k --iodepth=32 --size=${area}M --io_size=$((area * 2))M) ;;
+	read4k) options=(--rw=randread --bs=4k --iodepth=32 "--size=${area}M") ;;
+	rewrite4k) options=(--rw=randwrite --bs=4k --iodepth=32 "--size=${area}M" "--io_size=$((area * 2))M") ;;
 	esac
 	[ "$1" = read4k ] || options+=(--end_fsync=1)
 }
