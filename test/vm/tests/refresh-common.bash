@@ -22,6 +22,7 @@ turn()
 within()
 {
 	local status=0
+	[ "$1 ${2:-}" != "dmsetup remove" ] || verify_before "$@"
 	timeout -k 5 60 "$@" || status=$?
 	[ "$status" -lt 124 ] || fail "hangs: $*"
 	return "$status"
