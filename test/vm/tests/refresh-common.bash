@@ -82,10 +82,13 @@ resume()
 	table_is_right "$1"
 }
 
-# no_resume NAME REASON: the device stays suspended, the kernel log has the reason, and there is an event
+# no_resume NAME REASON: the device stays suspended, the kernel log and dmlosetup have the reason, and there is an event
 no_resume()
 {
 	wakes "$1" fails "cannot resume: $2" within dmsetup resume "$1"
+	same "it stays" "$(state_of "$1") $(status_field "$1" mode)" "Suspended released"
+	# The kernel's line begins otherwise
+	fails "^dmlosetup: cannot resume .*: $2 [(]" within dmlosetup --refresh "$1"
 	same "it stays" "$(state_of "$1") $(status_field "$1" mode)" "Suspended released"
 }
 
