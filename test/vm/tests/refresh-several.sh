@@ -13,9 +13,24 @@ is_held() { fails ETXTBSY dd if=/dev/zero of="$1" bs=4K count=1 conv=notrunc; }
 
 modes() { dmsetup status --target loop "$1" | awk '{ printf "%s%s", sep, $4; sep = " " }'; }
 
+# With a writer of its own to the linear one, which waits like the others
+linear_wrote()
+{
+	kill -0 "$linear_pid" || fail "the writer to the linear target has ended"
+	[ -s "$state/linear" ] && [ "$(instants count "$state/linear")" -ge "$1" ]
+}
+
+both_go_on()
+{
+	local n
+	n=$(instants count "$state/linear")
+	writer_goes_on
+	soon "the one to the linear target too" linear_wrote $((n + 4))
+}
+
 several_targets()
 {
-	local a=$2/a b=$2/b other table node
+	local a=$2/a b=$2/b other table node linear_pid
 	truncate -s 16M "$a" "$b"
 	other=$(disk 2)
 	table=$(cat <<-EOT
@@ -32,12 +47,17 @@ several_targets()
 	same "modes" "$(modes disk)" "mapped mapped mapped mapped"
 	pattern write 3 $((14 << 20)) $((8 << 20)) | dd of="$node" bs=1M seek=14 oflag=direct iflag=fullblock status=none
 	writer_start "$node" $((11 << 20))
+	dd if=/dev/zero of="$other" bs=1M count=1 oflag=direct status=none
+	within dmsetup create part --table "0 2048 linear $node 24576"
+	instants run /dev/mapper/part $((1 << 20)) 2 "$state/linear" "$RANDOM" 2000 &
+	linear_pid=$!
+	soon "it is written" linear_wrote 2
 	within dmsetup suspend disk
 	same "both files are given back" "$(modes disk)" "released released released released"
 	move_blocks "$a"
 	move_blocks "$b"
 	resume disk
-	writer_goes_on
+	both_go_on
 
 	note "one of the files is not right"
 	within dmsetup suspend disk
@@ -48,7 +68,7 @@ several_targets()
 	move_blocks "$a"
 	truncate -s 16M "$b"
 	resume disk
-	writer_goes_on
+	both_go_on
 	within dmsetup suspend disk
 	truncate -s 15M "$a"
 	wakes disk fails "$a: cannot resume: File is shorter than the table says" within dmsetup resume disk
@@ -56,7 +76,13 @@ several_targets()
 	move_blocks "$b"
 	truncate -s 16M "$a"
 	resume disk
+	both_go_on
 	writer_stop
+	kill "$linear_pid"
+	check "its writer saw nothing wrong" wait "$linear_pid"
+	within dmsetup remove part
+	check "every byte of the linear target" instants check "$other" $((1 << 20)) "$state/linear" last >/dev/null
+	rm "$state/linear"
 
 	note "a target less"
 	table=$(sed '/ linear / s/.*/24576 2048 zero/; 6d' <<<"$table")
