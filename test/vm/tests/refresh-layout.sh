@@ -116,12 +116,14 @@ change_layout()
 	churn_goes_on
 }
 
+# With the other filesystem above; xfs is not made smaller than 300 MiB
 layout()
 {
-	local fs=$1 image=$2/image how
+	local fs=$1 image=$2/image above=ext4 how
 	size=$((64 << 20))
+	[ "$fs" = xfs ] || above=xfs size=$((308 << 20))
 	fragmented_image "$image" $((size >> 20))
-	inner_mount ext4 "$(loop_dev disk "$image")" $(((size >> 20) - 4))M
+	inner_mount "$above" "$(loop_dev disk "$image")" $(((size >> 20) - 4))M
 	same "mode" "$(status_field disk mode)" mapped
 	churn_start "$inner"
 	writer_start "$inner/data" $((8 << 20))
