@@ -202,6 +202,39 @@ full()
 	writer_stop
 }
 
+# What a filesystem above has not written yet has no place
+full_mounted()
+{
+	local dir=$2 image=$2/image nospc how
+	truncate -s 48M "$image"
+	inner_mount ext4 "$(loop_dev disk "$image")"
+	sync -f "$inner"
+	fill_up "$dir"
+	nospc=$(status_field disk nospc)
+	for how in --nolockfs --noflush ''; do
+		note "suspend $how"
+		{ pattern write 8 0 $((6 << 20)) >"$inner/lost$how"; } 2>/dev/null || note "it takes no more"
+		# It cannot be frozen when it cannot write
+		# shellcheck disable=SC2086
+		within dmsetup suspend disk $how || note "not suspended"
+		within dmsetup resume disk
+		same "as it was" "$(state_of disk) $(status_field disk mode)" "Active mapped"
+	done
+	same "there was no space" "$(($(status_field disk nospc) > nospc))" 1
+	rm "$dir"/full.*
+	sync -f "$dir"
+	within dmsetup suspend --nolockfs disk
+	resume disk
+	umount "$inner"
+	# The journal, and then it is as it should be
+	mount "$inner_dev" "$inner"
+	umount "$inner"
+	e2fsck -fn "$inner_dev" >"$state/fsck" 2>&1 || fail "e2fsck: $(<"$state/fsck")"
+	mount "$inner_dev" "$inner"
+	check "there is space again" dd if=/dev/zero of="$inner/new" bs=1M count=4 conv=fsync status=none
+	inner_check
+}
+
 # ---------------------------------------------------------------- a frozen host --
 
 is_free() { [ "$(status_field disk mode)" = released ]; }
@@ -269,6 +302,38 @@ frozen()
 
 held_more() { [ "$(status_field disk held)" -gt "$1" ]; }
 
+# What a filesystem above has not written yet is written by the suspend, after the thaw
+frozen_mounted()
+{
+	local dir=$2 image=$2/image mapped written held pid
+	truncate -s 48M "$image"
+	inner_mount ext4 "$(loop_dev disk "$image")"
+	sync -f "$inner"
+	mapped=$(status_field disk mapped)
+	held=$(status_field disk held)
+	fsfreeze -f "$dir"
+	pattern write 8 0 $((4 << 20)) >"$inner/dirty"
+	within dmsetup suspend disk &
+	pid=$!
+	soon "what is written is held" held_more "$held"
+	check "the suspend waits" kill -0 "$pid"
+	same "for blocks" "$(status_field disk mapped)" "$mapped"
+	fsfreeze -u "$dir"
+	check "the suspend ends" wait "$pid"
+	same "suspended" "$(state_of disk)" Suspended
+	soon "given back" is_free
+	resume disk
+	written=$(($(status_field disk mapped) - mapped))
+	# A part may be where zeroes were written around something else
+	check "$written sectors are written" test "$written" -gt 4096
+	suspend disk
+	move_blocks "$image"
+	resume disk
+	drop_caches
+	check "data" pattern check 8 0 $((4 << 20)) <"$inner/dirty"
+	inner_check
+}
+
 # --------------------------------------------------- while holes are being filled --
 
 # In an order that leaves holes between what is filled
@@ -330,7 +395,7 @@ while_filling()
 on_fs()
 {
 	local fs=$1 dir=$2 part
-	for part in bad_file orders kinds_of_suspend while_filling full frozen; do
+	for part in bad_file orders kinds_of_suspend while_filling full full_mounted frozen frozen_mounted; do
 		note "$part on $fs"
 		mkdir "$dir/$part"
 		"$part" "$fs" "$dir/$part"
