@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DESCRIPTION: a hundred random sequences of suspend, resume, load, clear, grow, changes of the file, with I/O above
+# DESCRIPTION: a hundred random sequences of suspend, resume, load, clear, grow, remove, changes of the file, a full host, with I/O above
 # LONG: a hundred sequences of a dozen commands
 # TIMEOUT: 900
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"
 
-# What the steps know of the device: is it suspended, and how large is the file.
-suspended='' mib=24
+# What the steps know of the device: is it suspended, is it mounted, how large is the file,
+# and how large is the smallest table that may be live.
+suspended='' mounted='' mib=24 least=24
 
 step_suspend()
 {
@@ -147,14 +148,118 @@ step_discard()
 	blkdiscard -f -o $(((16 + at) << 20)) -l 512K "$node"
 }
 
-steps=(suspend suspend suspend resume resume load_same load clear rewrite rewrite rewrite grow status check write write discard frozen)
+# refused REASON: it is not resumed, and dmlosetup says why
+refused()
+{
+	local text
+	! within dmsetup resume disk 2>/dev/null || fail "resumed: $1"
+	! text=$(within dmlosetup --refresh disk 2>&1) || fail "refreshed: $1"
+	[[ "$text" == *"cannot resume "*": $1 ("* ]] || fail "dmlosetup: $text, wanted: $1"
+}
+
+# What is wrong with the file is found by the resume, and mended.
+step_bad()
+{
+	local kinds=(short open replaced deleted linked) kind
+	[ -n "$suspended" ] || step_suspend
+	random kind ${#kinds[@]}
+	kind=${kinds[kind]}
+	said+=" $kind"
+	case $kind in
+	short)
+		# Only steps write to what is lost
+		truncate -s "$((least - 4))M" "$image"
+		refused "File is shorter than the table says"
+		truncate -s "${mib}M" "$image"
+		;;
+	open)
+		exec 7<>"$image"
+		refused "File is open for writing elsewhere"
+		exec 7>&-
+		;;
+	replaced)
+		mv "$image" "$image.old"
+		truncate -s "${mib}M" "$image"
+		refused "Another file is in its place"
+		mv "$image.old" "$image"
+		;;
+	deleted)
+		cp --reflink=never "$image" "$image.copy"
+		rm "$image"
+		refused "File was deleted"
+		mv "$image.copy" "$image"
+		refused "File was deleted"
+		reload disk "$image"
+		step_resume
+		;;
+	linked)
+		ln "$image" "$image.link"
+		rm "$image"
+		# It has another name
+		step_resume
+		# xfs does not let go of a name of what is in use
+		step_suspend
+		mv "$image.link" "$image"
+		;;
+	esac
+}
+
+# Nobody gets a block from the filesystem below; what is written has some.
+step_full()
+{
+	[ -n "$suspended" ] || step_suspend
+	fallocate -l "${mib}M" "$image"
+	fill_up "$host"
+	! fallocate -l 4K "$host/full.more" 2>/dev/null || fail "the host is not full"
+	step_resume
+	step_suspend
+	rm "$host"/full.*
+	sync -f "$host"
+}
+
+# Only when nobody has it open
+step_remove()
+{
+	! within dmsetup remove disk 2>/dev/null || fail "removed while it is open"
+	[ -z "$mounted" ] || return 0
+	[ -z "$suspended" ] || step_resume
+	writes_end
+	writer_end
+	step_suspend
+	within dmsetup remove disk
+	writer_was_right "$image"
+	fallocate -p -o 0 -l 16M "$image"
+	node=$(loop_dev disk "$image")
+	suspended=''
+	writer_start "$node" $((16 << 20))
+}
+
+step_refresh()
+{
+	within dmlosetup --refresh disk >/dev/null
+	suspended=''
+}
+
+writes_end()
+{
+	local pid
+	for pid in ${writes[@]+"${writes[@]}"}; do
+		wait "$pid" || fail "a write failed"
+	done
+	writes=()
+}
+
+steps=(
+	suspend suspend suspend resume resume load_same load clear rewrite rewrite rewrite grow status check
+	write write discard frozen bad bad bad full remove refresh
+)
 
 sequences()
 {
-	local count=$1 n i length step pid
+	local count=$1 n i length step
 	local -a writes
 	for ((n = 0; n < count; n++)); do
-		random length 6
+		random length 7
 		said='' writes=()
 		for ((i = 0; i < length + 3; i++)); do
 			random step ${#steps[@]}
@@ -163,9 +268,7 @@ sequences()
 		done
 		echo "$n:$said" >>"$state/sequences"
 		[ -z "$suspended" ] || step_resume
-		for pid in ${writes[@]+"${writes[@]}"}; do
-			wait "$pid" || fail "a write failed"
-		done
+		writes_end
 		step_check
 		[ $((n % 4)) != 0 ] || writer_goes_on 2>/dev/null
 		rm -f "$image".between.*
@@ -188,7 +291,7 @@ trap say_last EXIT
 on_device()
 {
 	local count=$1
-	host=$2 image=$2/image suspended='' mib=24
+	host=$2 image=$2/image suspended='' mounted='' mib=24 least=24
 	truncate -s "${mib}M" "$image"
 	node=$(loop_dev disk "$image")
 	writer_start "$node" $((16 << 20))
@@ -203,7 +306,7 @@ on_device()
 on_filesystem()
 {
 	local count=$1
-	host=$2 image=$2/image suspended='' mib=44
+	host=$2 image=$2/image suspended='' mounted=1 mib=44 least=44
 	truncate -s "${mib}M" "$image"
 	node=$(loop_dev disk "$image")
 	# The steps may write where it is not
