@@ -1,20 +1,51 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# LONG: seven filesystems are made, filled and checked
+# LONG: eight filesystems are made, filled and checked
 # DESCRIPTION: files that cannot be mapped work by file I/O; the option mapped refuses them
 # TIMEOUT: 400
+
+# shellcheck disable=SC2154 # state is set in lib.sh
 
 seed=
 random seed 1000000
 
-# by_file FILESYSTEM FILE REASON [DIRECT]: use it, and compare
+# contents FILE: what the device has of it
+contents()
+{
+	tail -c "+$((${offset:-0} + 1))" "$1"
+}
+
+# by_model FILE: threads compare the device with a model of it, and the file is compared after
+by_model()
+{
+	local seed said flags=()
+	random seed $((1 << 30))
+	dev=$(loop_dev x "$1" "${offset:-0}")
+	[ "$(lsblk -bdno DISC-MAX "$dev")" -gt 0 ] || flags=(-n)
+	note "model, seed $seed ${flags[*]}"
+	said=$(model run -s "$seed" -t 5 "${flags[@]}" "$dev" "$state/model")
+	note "$said"
+	matches "reads of what is being written, and flushes" "$said" '\([1-9][0-9]* of what .* [1-9][0-9]* flushes'
+	[ ${#flags[@]} -gt 0 ] || matches "discards" "$said" ' [1-9][0-9]* discards'
+	dmsetup remove x
+	contents "$1" >"$state/contents"
+	check "the file" model check "$state/contents" "$state/model"
+	drop_caches
+	contents "$1" >"$state/contents"
+	check "the file, from the disk" model check "$state/contents" "$state/model"
+	rm "$state/contents"
+}
+
+# [offset=BYTES] by_file FILESYSTEM FILE REASON [DIRECT]: use it, and compare
 by_file()
 {
 	local fs=$1 file=$2 direct=${4:-0} loop
-	note "$fs: $file"
+	note "$fs: $file ${offset:-}"
 	truncate -s 16M "$file"
-	fails "EOPNOTSUPP:loop: $3 \(-(EOPNOTSUPP|[0-9]+)\)" dmsetup create x --table "$(loop_table "$file" 0 mapped)"
-	dev=$(loop_dev x "$file")
+	fails "EOPNOTSUPP:loop: $3 \(-(EOPNOTSUPP|[0-9]+)\)" \
+		dmsetup create x --table "$(loop_table "$file" "${offset:-0}" mapped)"
+	by_model "$file"
+	dev=$(loop_dev x "$file" "${offset:-0}")
 	matches "mode, filesystem, direct I/O" \
 		"$(status_field x mode) $(status_field x fstype) $(status_field x dio)" "^file $fs $direct\$"
 	matches "DIO, as dmlosetup shows it" "$(dmlosetup -n -O DIO x)" "^ *$direct\$"
@@ -35,14 +66,14 @@ by_file()
 	check "the filesystem in it" e2fsck -fn "$dev" >/dev/null 2>&1
 	was=$(digest "$dev")
 	dmsetup remove x
-	same "the data of the file" "$(digest "$file")" "$was"
-	loop=$(losetup -r -f --show "$file")
+	same "the data of the file" "$(digest <(contents "$file"))" "$was"
+	loop=$(losetup -r -f --show -o "${offset:-0}" "$file")
 	mount -o ro,noload "$loop" /mnt/top
 	check "the file in it" pattern check "$seed" 0 $((1 << 20)) </mnt/top/copy
 	umount /mnt/top
 	losetup -d "$loop"
 	# read-only
-	dev=$(loop_dev -r x "$file")
+	dev=$(loop_dev -r x "$file" "${offset:-0}")
 	same "the data when it is only read" "$(digest "$dev")" "$was"
 	fails "" dd if=/dev/zero of="$dev" bs=4k count=1 oflag=direct
 	dmsetup remove x
@@ -82,6 +113,14 @@ cleanup_devices
 
 dir=$(mkfs_mount f2fs)
 by_file f2fs "$dir/image" "Filesystem cannot be mapped" 1
+cleanup_devices
+
+dir=$(mkfs_mount -d 4k ext4 -O encrypt)
+key=$(pattern write 1 0 64 | xfs_io -c add_enckey "$dir" | sed -n 's/^Added .* identifier \([0-9a-f]*\)$/\1/p')
+mkdir "$dir/secret"
+xfs_io -c "set_encpolicy $key" "$dir/secret"
+by_file ext4 "$dir/secret/image" "File is encrypted"
+offset=512 by_file ext4 "$dir/image" "Offset is not a multiple of the disk's sector size" 1
 cleanup_devices
 
 # With delayed allocation ext4 does not journal the data of single files.
