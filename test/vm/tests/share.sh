@@ -166,12 +166,86 @@ cloned_when_suspended()
 	each_is_its_own "$dir"/{image,clone1}
 }
 
+# Tries all the time, while holes are filled: the flag that refuses a clone is never away.
+refused_while_filled()
+{
+	local fio now last=-1 tries=0 moved=0
+	note "not cloned while it is filled"
+	rm -f "$dir"/* "$state/said"
+	truncate -s 256M "$dir/image"
+	written_file "$dir/other" 65536
+	dev=$(loop_dev x "$dir/image")
+	same "mode, sectors with data" "$(status_field x mode) $(status_field x mapped)" "mapped 0"
+	fio --name=x --filename="$dev" --rw=randwrite --bs=4k --direct=1 --ioengine=libaio --iodepth=32 \
+		--runtime=8 --output="$state/fio.log" &
+	fio=$!
+	while kill -0 "$fio" 2>/dev/null; do
+		now=$(status_field x fills)
+		[ "$now" = "$last" ] || moved=$((moved + 1))
+		last=$now
+		! cp --reflink=always "$dir/image" "$dir/new" 2>>"$state/said" || fail "it was cloned"
+		xfs_io -r -c "dedupe $dir/image 0 0 65536" "$dir/other" >>"$state/said" 2>&1 || true
+		xfs_io -r -c "dedupe $dir/other 0 0 65536" "$dir/image" >>"$state/said" 2>&1 || true
+		tries=$((tries + 1))
+	done
+	wait "$fio"
+	note "$tries tries, fills moved before $moved of them, to $last"
+	check "many tries" test "$tries" -ge 10
+	check "with fills between them" test "$moved" -ge 8
+	same "what each said" "$(sed 's/.*: //' "$state/said" | sort | uniq -c | sed 's/^ *//')" "$((3 * tries)) Text file busy"
+	same "mode" "$(status_field x mode)" mapped
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup remove x
+}
+
+# Reads, writes, discards of many threads on the device, writes to each of many clones.
+many_clones()
+{
+	local seed model clones=() i
+	random seed $((1 << 30))
+	note "16 threads, 12 clones, seed $seed"
+	rm -f "$dir"/* "$state"/{image,clone*}
+	truncate -s 8M "$dir/image"
+	dev=$(loop_dev x "$dir/image")
+	model run -s "$seed" -t 2 "$dev" "$state/model" >&2
+	dmsetup remove x
+	for ((i = 1; i <= 12; i++)); do
+		cp --reflink=always "$dir/image" "$dir/clone$i"
+		head -c "$size" "$dir/image" >"$state/clone$i"
+		clones+=("$dir/clone$i")
+	done
+	cp --reflink=always "$dir/image" "$dir/kept"
+	sync -f "$dir"
+	cp "$state/model" "$state/model.kept"
+	dev=$(loop_dev x "$dir/image")
+	same "mode" "$(status_field x mode)" file
+	model run -c -s "$seed" -t 6 -j 16 "$dev" "$state/model" >&2 &
+	model=$!
+	for ((i = 1; i <= 12; i++)); do
+		scribble "$dir/clone$i" "clone$i"
+	done
+	all_written
+	check "the device, against its model" wait "$model"
+	check "I/O of the file" test "$(status_field x file_ios)" -gt 0
+	dmsetup remove x
+	uncache "$dir/image"
+	check "the file" model check "$dir/image" "$state/model"
+	uncache "$dir/kept"
+	check "a clone that nobody wrote" model check "$dir/kept" "$state/model.kept"
+	for i in "${clones[@]}"; do
+		uncache "$i"
+		check "$(basename "$i")" cmp -n "$size" "$i" "$state/$(basename "$i")"
+	done
+}
+
 pids=()
 dir=$(mkfs_mount xfs)
 both_sides xfs
 read_only
 unshare
 cloned_when_suspended
+refused_while_filled
+many_clones
 cleanup_devices
 
 dir=$(mkfs_mount btrfs)
