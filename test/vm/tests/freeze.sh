@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: no write reaches the disk while the filesystem below is frozen, and nobody hangs
-# TIMEOUT: 180
+# TIMEOUT: 240
 
 # Sectors that were written or discarded on the disk.
 writes()
@@ -33,7 +33,7 @@ frozen_with_a_write()
 
 freeze()
 {
-	local file=$2/image before held
+	local file=$2/image before held given_up
 	disk=$(findmnt -no SOURCE "$2")
 	written_file "$file" $((4 << 20))
 	truncate -s 8M "$file"
@@ -58,6 +58,8 @@ freeze()
 	has 2 0
 	has 3 1
 	check "then they are done" has 4 6
+	check "the one with FUA too" cmp <(head -c 4096 /dev/zero | tr '\0' '\315') \
+		<(dd if="$dev" bs=4k skip=768 count=1 iflag=direct status=none)
 
 	# For itself, as a discard locks the node, so that lseek(2) waits too.
 	note "discard"
@@ -87,12 +89,18 @@ freeze()
 
 	note "suspend with flush"
 	frozen_with_a_write "$2" 6 1
-	timeout 2 dmsetup suspend x || note "it gave up"
+	given_up=0
+	timeout 2 dmsetup suspend x || given_up=$?
+	same "it waits for the write, until it is interrupted" "$given_up" 124
+	same "as before then" "$(dmsetup info -c --noheadings -o suspended x)" Active
 	check "the write still waits" kill -0 "$writer"
 	fsfreeze -u "$2"
 	wait "$writer"
-	dmsetup resume x
 	check "then it is done" has 6 1
+	check "suspend" timeout 20 dmsetup suspend x
+	same "it is" "$(dmsetup info -c --noheadings -o suspended x)" Suspended
+	dmsetup resume x
+	check "the data" has 6 1
 
 	note "remove"
 	put 7 1
@@ -125,4 +133,54 @@ freeze()
 	done
 	check "what was there stays" pattern check 8 0 $((1 << 20)) < <(tail -c +7340033 "$file")
 }
+
+# By file I/O: the same for writes, and no filesystem is asked to commit.
+freeze_by_file()
+{
+	local file=$2/image before fsyncs i
+	disk=$(findmnt -no SOURCE "$2")
+	written_file "$file" $((4 << 20))
+	truncate -s 8M "$file"
+	dev=$(loop_dev x "$file")
+	same "mode" "$(status_field x mode)" file
+	put 1 0
+	sync "$dev"
+	fsfreeze -f "$2"
+	before=$(writes)
+	fsyncs=$(status_field x fsyncs)
+	writers=()
+	put 2 0 &
+	writers+=($!)
+	put 3 1 &
+	writers+=($!)
+	put 4 6 &
+	writers+=($!)
+	xfs_io -d -c "pwrite -q -V 1 -D 3m 4k" "$dev" &
+	writers+=($!)
+	sleep 1
+	check "what was there is read" has 1 0
+	# From here on lseek(2) waits, as above.
+	blkdiscard -o 2M -l 512K "$dev" &
+	writers+=($!)
+	sleep 0.3
+	for i in "${writers[@]}"; do
+		check "it waits" kill -0 "$i"
+	done
+	check "they are counted" test "$(status_field x held)" -gt 0
+	same "fsyncs" "$(status_field x fsyncs)" "$fsyncs"
+	same "sectors written on the disk" "$(writes)" "$before"
+	fsfreeze -u "$2"
+	for i in "${writers[@]}"; do
+		wait "$i"
+	done
+	has 2 0
+	has 3 1
+	check "then they are done" has 4 6
+	check "the one with FUA too" cmp <(head -c 4096 /dev/zero | tr '\0' '\315') \
+		<(dd if="$dev" bs=4k skip=768 count=1 iflag=direct status=none)
+	check "and the discard" cmp -n 512K -i 2M:0 "$dev" /dev/zero
+	dmsetup remove x
+	check "the file" pattern check 4 0 $((1 << 20)) < <(tail -c +6291457 "$file" | head -c 1M)
+}
 for_each_fs freeze ext4 xfs
+for_each_fs freeze_by_file f2fs btrfs
