@@ -130,6 +130,46 @@ after_shutdown()
 	end_of
 }
 
+# A first write that no flush had committed is lost: the flush after it must say so. On
+# xfs it is committed after a second, and what comes too late for that is tried again.
+lose_it()
+{
+	local before after status=0
+	note "shut down before a flush: $1"
+	small_fs "$1"
+	image
+	put 1 0
+	sync "$dev"
+	# The second of the last first write is over.
+	sleep 2
+	before=$(status_field x fsyncs)
+	xfs_io -x -d -c "pwrite -q -b 64k 8m 64k" -c "open /mnt/small" -c shutdown "$dev"
+	after=$(status_field x fsyncs)
+	sync "$dev" 2>"$state/output" || status=$?
+	if [ "$after" = "$before" ]; then
+		lost=1
+		check "the flush fails ($status)" test "$status" != 0
+		matches "with an error" "$(<"$state/output")" 'Input/output error'
+		fails EIO sync "$dev"
+	else
+		note "committed before: fsyncs $before, $after; the flush: $status"
+	fi
+	check "the device can be removed" timeout 20 dmsetup remove x
+	check "nothing keeps the filesystem" umount /mnt/small
+}
+
+flush_fails()
+{
+	local lost='' i
+	for ((i = 0; i < 5; i++)); do
+		lose_it "$1"
+		[ -z "$lost" ] || return 0
+	done
+	fail "each write was committed before the shutdown"
+}
+
 after_error
 after_shutdown ext4
 after_shutdown xfs
+flush_fails ext4
+flush_fails xfs
