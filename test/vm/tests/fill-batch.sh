@@ -37,6 +37,24 @@ batch()
 	rm "$file"
 }
 
+# What a flush commits it commits in one call; another may come a second after the first write.
+commits()
+{
+	local file=$1/image before i commands=()
+	note "commits"
+	for ((i = 0; i < 64; i++)); do
+		commands+=(-c "pwrite -q -b 4k $((256 * i + 16))k 4k")
+	done
+	truncate -s 16M "$file"
+	dev=$(loop_dev x "$file")
+	before=$(status_field x commits)
+	xfs_io -d "${commands[@]}" -c fsync "$dev"
+	same "fills" "$(status_field x fills)" 64
+	matches "commits of 64 fills" "$(($(status_field x commits) - before))" '^[12]$'
+	dmsetup remove x
+	rm "$file"
+}
+
 blocks()
 {
 	stat -c '%b' "$1"
@@ -133,6 +151,7 @@ fragments()
 all()
 {
 	batch "$@"
+	[ "$1" != xfs ] || commits "$2"
 	chunk "$@"
 	fragments "$@"
 }
