@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
+# shellcheck shell=bash disable=SC2164,SC2154 # a cd that fails ends the test; state is set in lib.sh
 # LONG: runs the command a hundred times
 # DESCRIPTION: dmlosetup attaches files and lists devices, and says why it does not
 # TIMEOUT: 600
@@ -58,6 +58,52 @@ attach()
 	dmlosetup -D
 	same "all detached" "$(dmlosetup -l)" ''
 	cd /
+}
+
+# whole MODE FILE: attached, written here and there, and compared with a copy when detached
+whole()
+{
+	local node i
+	note "$2"
+	cp --sparse=always --reflink=never "$2" "$state/copy"
+	node=$(dmlosetup -f --show "$2")
+	same "mode" "$(column MODE "$node")" "$1"
+	same "its data at first" "$(digest "$node")" "$(digest "$state/copy")"
+	for i in 0 7 800 1023 1024 2047; do
+		pattern write "$i" 0 12288 | dd of="$node" bs=4k seek="$i" oflag=direct iflag=fullblock conv=notrunc status=none
+		pattern write "$i" 0 12288 | dd of="$state/copy" bs=4k seek="$i" iflag=fullblock conv=notrunc status=none
+	done
+	pattern write 1 0 1536 | dd of="$node" bs=512 seek=4003 oflag=direct iflag=fullblock conv=notrunc,fsync status=none
+	pattern write 1 0 1536 | dd of="$state/copy" bs=512 seek=4003 iflag=fullblock conv=notrunc status=none
+	same "the device" "$(digest "$node")" "$(digest "$state/copy")"
+	dmlosetup -d "$node"
+	drop_caches
+	check "the file" cmp "$2" "$state/copy"
+	rm "$2"
+}
+
+# Each kind of file, with no option.
+kinds()
+{
+	local fs=$1 dir=$2 mode=file
+	[[ "$fs" != @(ext4|xfs) ]] || mode=mapped
+	truncate -s 9M "$dir/sparse"
+	whole "$mode" "$dir/sparse"
+	written_file "$dir/part" $((3 << 20))
+	truncate -s 9M "$dir/part"
+	whole "$mode" "$dir/part"
+	if [ "$fs" != vfat ]; then
+		fallocate -l 9M "$dir/fallocated"
+		whole "$mode" "$dir/fallocated"
+	fi
+	if [[ "$fs" == @(xfs|btrfs) ]]; then
+		written_file "$dir/origin" $((9 << 20))
+		cp "$dir/origin" "$state/origin"
+		cp --reflink=always "$dir/origin" "$dir/clone"
+		sync -f "$dir"
+		whole file "$dir/clone"
+		check "what it was cloned from" cmp "$dir/origin" "$state/origin"
+	fi
 }
 
 # what the kernel refuses comes with its reason, and leaves nothing
@@ -128,3 +174,4 @@ cleanup_devices
 for_each_fs attach
 for_each_fs refuse
 for_each_fs paths ext4
+for_each_fs kinds ext4 xfs btrfs vfat tmpfs
