@@ -24,7 +24,7 @@ small_fs()
 	mount -o "$opts" "$disk" /mnt/small
 }
 
-# A MiB with data, a MiB with blocks, and holes.
+# image [MODE]: a MiB with data, a MiB with blocks, and holes.
 image()
 {
 	local file=/mnt/small/image
@@ -33,7 +33,7 @@ image()
 	truncate -s 16M "$file"
 	sync -f /mnt/small
 	dev=$(loop_dev x "$file")
-	same "mode" "$(status_field x mode)" mapped
+	same "mode" "$(status_field x mode)" "${1:-mapped}"
 }
 
 fill_up()
@@ -110,11 +110,12 @@ stop_writing()
 	check "all the time ($begin, $(<"$state/count"))" test "$(<"$state/count")" -gt "$begin"
 }
 
+# no_hang [MODE]
 no_hang()
 {
 	check "suspend does not hang" timeout 20 dmsetup suspend x
 	check "resume does not hang" timeout 20 dmsetup resume x
-	same "mode" "$(status_field x mode)" mapped
+	same "mode" "$(status_field x mode)" "${1:-mapped}"
 }
 
 full()
@@ -166,6 +167,49 @@ full()
 	umount /mnt/small
 }
 
+by_file()
+{
+	local nospc seed
+	note "full, by file I/O: tmpfs"
+	mkdir -p /mnt/small
+	mount -t tmpfs -o size=8m tmpfs /mnt/small
+	image file
+	put 2 4
+	fill_up
+	go_on_writing
+	wait_event
+	fails ENOSPC put 3 9
+	event_came "no space"
+	check "it is counted" test "$(status_field x nospc)" -ge 1
+	check "space that it has is written" put 4 1
+	nospc=$(<"$state/count")
+	fails ENOSPC put 3 9
+	check "a flush works" sync "$dev"
+	has 4 1
+	has 2 4
+	stop_writing "$nospc"
+	check "what failed reads as zeroes" cmp -n 65536 -i $((9 << 20)):0 "$dev" /dev/zero
+	no_hang file
+	fails ENOSPC put 3 9
+	space_again
+	check "there is space again" put 3 9
+	check "and the data" has 3 9
+
+	note "many at once, full: tmpfs"
+	blkdiscard "$dev"
+	pattern write 5 0 $((4 << 20)) >/mnt/small/filler
+	random seed $((1 << 30))
+	nospc=$(status_field x nospc)
+	check "model, seed $seed" model run -e -n -s "$seed" -t 4 "$dev" "$state/model" >&2
+	check "some found no space" test "$(status_field x nospc)" -gt "$nospc"
+	rm /mnt/small/filler
+	mount -o remount,size=32m /mnt/small
+	check "model, with space, seed $seed" model run -c -n -s "$seed" -t 3 "$dev" "$state/model" >&2
+	check "remove does not hang" timeout 20 dmsetup remove x
+	check "the file" model check /mnt/small/image "$state/model"
+	umount /mnt/small
+}
+
 quota()
 {
 	note "quota: xfs"
@@ -206,6 +250,7 @@ readonly_refused()
 
 full ext4
 full xfs
+by_file
 quota
 readonly_refused ext4
 readonly_refused xfs
