@@ -12,23 +12,40 @@ size()
 	blockdev --getsize64 /dev/mapper/disk
 }
 
+# allocated FILE: how many KiB are allocated
+allocated()
+{
+	sync "$1"
+	echo $(($(stat -c %b "$1") / 2))
+}
+
+# fs_size FOLDER: the size in KiB of the filesystem, as it says
+fs_size()
+{
+	echo $(($(stat -f -c '%b * %S' "$1") / 1024))
+}
+
 change()
 {
-	local fs=$1 dir=$2
+	local fs=$1 dir=$2 was
 	cd "$dir"
 	dmlosetup --prepare image --size 32M
 	dmlosetup disk image
 	same "verify" "$(dmlosetup --verify disk)" "/dev/mapper/disk: ok 1"
-	mkfs.ext4 -q /dev/mapper/disk
+	# It would punch holes, and what is added would be one
+	mkfs.ext4 -q -E nodiscard /dev/mapper/disk
 	mkdir -p /mnt/inner
 	mount /dev/mapper/disk /mnt/inner
 	random_bytes 3000000 >/mnt/inner/data
 
 	note "grow, mounted"
+	was=$(fs_size /mnt/inner)
 	dmlosetup -c disk --size 64M
 	same "the device" "$(size)" $((64 << 20))
 	same "the file" "$(stat -c %s image)" $((64 << 20))
+	check "it stays allocated" test "$(allocated image)" -ge $((64 << 10))
 	resize2fs /dev/mapper/disk 2>/dev/null
+	check "the ext4 on it has grown" test "$(fs_size /mnt/inner)" -gt $((was + (24 << 10)))
 	dmlosetup --verify disk
 
 	note "shrink"
@@ -70,8 +87,6 @@ change()
 	dmlosetup -d other
 	dmlosetup -c disk
 	same "as large as the file" "$(size)" $((40 << 20))
-	[ "$fs" = xfs ] || fails EFBIG dmlosetup -c disk --size 4000P
-	same "the file stays" "$(stat -c %s image)" $((40 << 20))
 	dmlosetup -D
 
 	note "no room"
@@ -87,8 +102,51 @@ change()
 	note "mapped"
 	dmlosetup --mapped disk image
 	dmlosetup -c disk --size 12M
+	check "all of it is allocated" test "$(allocated image)" -ge $((12 << 10))
 	same "all of it is mapped" "$(status_field disk mapped)" $((12 << 11))
 	dmlosetup -D
+	rm image
+	cd /
+}
+
+# A sparse image with what knows its own size on it
+sparse()
+{
+	local fs=$1 dir=$2 was
+	cd "$dir"
+	truncate -s 320M image
+	dmlosetup disk image
+	[ "$fs" = xfs ] || fails EFBIG dmlosetup -c disk --size 4000P
+	same "the file stays" "$(stat -c %s image)" $((320 << 20))
+	inner_mount xfs /dev/mapper/disk
+
+	note "grow, sparse, and the xfs on it"
+	sync -f "$inner"
+	was=$(allocated image)
+	dmlosetup -c disk --size 420M
+	same "the device" "$(size)" $((420 << 20))
+	same "the file" "$(stat -c %s image)" $((420 << 20))
+	check "what is added is a hole" test "$(allocated image)" -lt $((was + (8 << 10)))
+	was=$(fs_size "$inner")
+	xfs_growfs "$inner" >/dev/null
+	check "the xfs on it has grown" test "$(fs_size "$inner")" -gt $((was + (80 << 10)))
+	dmlosetup --verify disk
+
+	note "no shrink"
+	fails "the xfs on it has $((420 << 20)) bytes" dmlosetup -c disk --size 400M --shrink
+	same "the device stays" "$(size)" $((420 << 20))
+	same "the file stays" "$(stat -c %s image)" $((420 << 20))
+	inner_check
+	fails "the xfs on it has" dmlosetup -c disk --size 400M --shrink
+	wipefs -q -a /dev/mapper/disk
+	dmlosetup -c disk --size 24M --shrink
+	mkswap /dev/mapper/disk >/dev/null
+	swapon /dev/mapper/disk
+	fails "the swap space on it has $((24 << 20)) bytes" dmlosetup -c disk --size 20M --shrink
+	same "the device stays" "$(size)" $((24 << 20))
+	swapoff /dev/mapper/disk
+	dmlosetup -D
+	rm image
 	cd /
 }
 
@@ -161,4 +219,5 @@ killed()
 }
 
 for_each_fs change
+for_each_fs sparse
 for_each_fs killed xfs
