@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
-# LONG: kills the command at each of its steps
 # DESCRIPTION: dmlosetup resizes, refreshes, clones and verifies a device in use
-# TIMEOUT: 600
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"
@@ -150,74 +148,5 @@ sparse()
 	cd /
 }
 
-# usable TEXT: after whatever happened the device must do I/O
-usable()
-{
-	wait_guard
-	same "$1" "$(dmsetup info -c --noheadings -o suspended,tables_loaded disk)" Active:Live
-	timeout 20 dd if=/dev/zero of=/dev/mapper/disk bs=4k count=1 oflag=direct status=none ||
-		fail "$1: no I/O"
-}
-
-do_refresh()
-{
-	shift
-	"$@" dmlosetup --refresh disk >/dev/null 2>&1
-}
-
-do_grow()
-{
-	local n=$1
-	shift
-	total=$((total + 65536))
-	"$@" dmlosetup -c disk --size $total >/dev/null 2>&1
-}
-
-do_snapshot()
-{
-	rm -f clone
-	shift
-	"$@" dmlosetup --snapshot disk clone >/dev/null 2>&1
-}
-
-killed()
-{
-	local dir=$2 pid
-	cd "$dir"
-	dmlosetup --prepare image --size 4M
-	total=$((4 << 20))
-	dmlosetup disk image
-	kill_each "--refresh" "ioctl ftruncate fallocate" usable do_refresh
-	kill_each "-c" "ioctl ftruncate fallocate" usable do_grow
-	kill_each "--snapshot" "ioctl ftruncate fallocate" usable do_snapshot
-
-	note "the guard is killed, and the command goes on"
-	strace -qq -o /dev/null -e trace=ioctl -e inject=ioctl:delay_exit=200000 \
-		dmlosetup --refresh disk &
-	pid=$!
-	for _ in {1..100}; do
-		pkill -KILL dmloop-guard && break
-		sleep 0.05
-	done
-	wait "$pid" || true
-	usable "without its guard"
-
-	note "the process group is killed"
-	setsid strace -qq -o /dev/null -e trace=ioctl -e inject=ioctl:delay_exit=300000 \
-		dmlosetup --refresh disk &
-	pid=$!
-	for _ in {1..200}; do
-		[ "$(dmsetup info -c --noheadings -o suspended disk)" = Active ] || break
-		sleep 0.05
-	done
-	kill -KILL -- "-$pid"
-	wait "$pid" 2>/dev/null || true
-	pkill -KILL -x dmlosetup || true
-	usable "the group is gone"
-	dmlosetup -D
-	cd /
-}
-
 for_each_fs change
 for_each_fs sparse
-for_each_fs killed xfs
