@@ -108,4 +108,83 @@ killed()
 	cd /
 }
 
+# nth_suspend N COMMAND...: the number of the ioctl that suspends (1) or resumes (2)
+nth_suspend()
+{
+	strace -qq -o "$state/calls" -e trace=ioctl "${@:2}" >/dev/null 2>&1
+	awk -v n="$1" '/DM_DEV_SUSPEND/ && ++k == n { print NR; exit }' "$state/calls"
+}
+
+# guard_killed STATUS N WHERE COMMAND...: its guard is killed while the device is suspended,
+# and the command waits at the WHERE (enter, exit) of ioctl N; then it ends with STATUS
+guard_killed()
+{
+	local wanted_status=$1 call=$2 where=$3 try pid hit status
+	shift 3
+	check "it has such an ioctl" test -n "$call"
+	for ((try = 0; try < 10; try++)); do
+		hit='' status=0
+		strace -qq -o /dev/null -e trace=ioctl -e "inject=ioctl:delay_$where=3000000:when=$call" \
+			"$@" >"$state/said" 2>&1 &
+		pid=$!
+		until is_suspended || ! kill -0 $pid; do
+			:
+		done
+		# suspended before and after it
+		! pkill -KILL dmloop-guard || ! is_suspended || hit=1
+		wait $pid || status=$?
+		[ -z "$hit" ] || break
+	done
+	check "the guard was killed while the device was suspended" test -n "$hit"
+	same "the command" "$status" "$wanted_status"
+}
+
+# group_killed INJECTION COMMAND...: the command, which waits there for a minute, and all its group
+group_killed()
+{
+	local pid status=0 injection=$1
+	shift
+	setsid strace -qq -o /dev/null -e "trace=${injection%%:*}" -e "inject=$injection" \
+		"$@" >/dev/null 2>&1 &
+	pid=$!
+	soon "it is suspended" is_suspended
+	kill -KILL -- "-$pid"
+	wait $pid || status=$?
+	same "it was killed" "$status" 137
+	check "none of it is left" test -z "$(pgrep -x 'dmlosetup|strace')"
+}
+
+guards()
+{
+	local dir=$2 had wanted grow
+	cd "$dir"
+	begin 0
+
+	note "the guard is killed, and the command goes on"
+	resized "$(size)"
+	guard_killed 1 "$(nth_suspend 1 dmlosetup --refresh disk)" exit dmlosetup --refresh disk
+	matches "it says so" "$(<"$state/said")" "nothing is changed on .*: the guard process was killed"
+	usable "without its guard"
+	guard_killed 0 "$(nth_suspend 2 dmlosetup --refresh disk)" enter dmlosetup --refresh disk
+	usable "without its guard at the end"
+	grow=$(nth_suspend 2 dmlosetup -c disk --size 5M)
+	resized $((6 << 20))
+	guard_killed 0 "$grow" enter dmlosetup -c disk --size 6M
+	usable "grown without its guard"
+	same "the device" "$(size)" $((6 << 20))
+
+	note "the process group is killed"
+	resized "$(size)"
+	group_killed "ioctl:delay_exit=60000000:when=$(nth_suspend 1 dmlosetup --refresh disk)" \
+		dmlosetup --refresh disk
+	usable "--refresh, and the group is gone"
+	resized $((7 << 20))
+	group_killed "fsync:delay_enter=60000000" dmlosetup -c disk --size 7M
+	usable "-c, and the group is gone"
+	same "the device has its old size" "$(size)" $((6 << 20))
+	end
+	cd /
+}
+
 for_each_fs killed
+for_each_fs guards

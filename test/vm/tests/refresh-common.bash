@@ -49,6 +49,10 @@ state_of()
 	dmsetup info -c --noheadings -o suspended "$1"
 }
 
+# For the device disk
+is_suspended() { [ "$(state_of disk)" = Suspended ]; }
+is_active() { [ "$(state_of disk)" = Active ]; }
+
 # events NAME: how many events the device has had
 events()
 {

@@ -64,9 +64,6 @@ killed()
 	dmlosetup -d disk
 }
 
-is_suspended() { [ "$(state_of disk)" = Suspended ]; }
-is_active() { [ "$(state_of disk)" = Active ]; }
-
 # slow_defrag SECONDS: in the background, and so slow while the device is suspended
 slow_defrag()
 {
