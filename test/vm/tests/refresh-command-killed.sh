@@ -61,6 +61,14 @@ do_shrink()
 	"$@" dmlosetup -c disk --size "$wanted" --shrink >/dev/null 2>&1
 }
 
+# complete TEXT: usable, and the snapshot is of one moment, or there is none
+complete()
+{
+	usable "$1"
+	[ ! -e clone ] || check "the snapshot is complete" \
+		instants check clone "$writer_bytes" "$writer_log" >/dev/null
+}
+
 do_snapshot()
 {
 	shift
@@ -88,9 +96,9 @@ end()
 # snapshots FS: killed at each step
 snapshots()
 {
-	local calls="ioctl ftruncate pwrite64 fsync"
-	[ "$1" != xfs ] || calls="ioctl fsync"
-	kill_each "--snapshot" "$calls" usable do_snapshot
+	local calls="ioctl ftruncate pwrite64 linkat fsync"
+	[ "$1" != xfs ] || calls="ioctl linkat fsync"
+	kill_each "--snapshot" "$calls" complete do_snapshot
 }
 
 killed()
@@ -104,6 +112,16 @@ killed()
 	end
 	begin 8
 	kill_each "-c --shrink" "ioctl ftruncate fsync" usable do_shrink
+	end
+	cd /
+}
+
+mapped()
+{
+	local dir=$2 had wanted
+	cd "$dir"
+	begin 2 --mapped
+	kill_each "-c --shrink, mapped" "ioctl ftruncate fsync" usable do_shrink
 	end
 	cd /
 }
@@ -186,5 +204,20 @@ guards()
 	cd /
 }
 
+# ^C
+interrupted()
+{
+	local fs=$1 dir=$2 had wanted kill_signal=INT
+	cd "$dir"
+	begin 0
+	kill_each "--refresh" ioctl usable do_refresh
+	kill_each "-c" "ioctl ftruncate fallocate fsync" usable do_grow
+	snapshots "$fs"
+	end
+	cd /
+}
+
 for_each_fs killed
 for_each_fs guards
+for_each_fs interrupted
+for_each_fs mapped

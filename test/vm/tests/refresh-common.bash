@@ -259,22 +259,26 @@ wait_guard()
 
 # kill_each TEXT CALLS AFTER FUNCTION: FUNCTION N STRACE... runs a command, which is killed
 # before its Nth of each of the system calls CALLS, until it does not make so many. Then
-# AFTER TEXT is called: is all well?
+# AFTER TEXT is called: is all well? With kill_signal=INT it is ^C, which may have to wait.
 kill_each()
 {
-	local what=$1 calls=$2 after=$3 n status call
+	local what=$1 calls=$2 after=$3 signal=${kill_signal:-KILL} n status call
 	shift 3
 	for call in $calls; do
 		for ((n = 1; n < 80; n++)); do
 			status=0
-			"$@" "$n" strace -qq -o /dev/null -e "trace=$call" \
-				-e "inject=$call:signal=KILL:when=$n" || status=$?
+			# A shell without job control has its background ignore ^C
+			"$@" "$n" env --default-signal=INT strace -qq -o /dev/null -e "trace=$call" \
+				-e "inject=$call:signal=$signal:when=$n" || status=$?
 			wait_guard
-			"$after" "$what, killed before $call $n"
+			"$after" "$what, $signal before $call $n"
 			# it came to its end: there is no such call
-			[ "$status" = 137 ] || break
+			case $signal:$status in
+			KILL:137 | INT:130 | INT:1) ;;
+			*) break ;;
+			esac
 		done
-		note "$what: $((n - 1)) times killed before $call"
+		note "$what: $((n - 1)) times $signal before $call"
 		# a command that fails at once was not killed at each step
 		[ "$status" = 0 ] || fail "$what: status $status"
 		[ "$n" -gt 1 ] || [ "$call" != ioctl ] || fail "$what: it was never killed before $call"
