@@ -148,5 +148,41 @@ sparse()
 	cd /
 }
 
+# is_short FUNCTION: dmlosetup says how long the device was suspended; that is not long
+is_short()
+{
+	local n median
+	for ((n = 0; n < 9; n++)); do
+		"$1" 2>&1
+	done | sed -n 's/.*suspended for \([0-9]*\)\.[0-9]* ms$/\1/p' | sort -n >"$state/times"
+	same "$1: it says it each time" "$(wc -l <"$state/times")" 9
+	median=$(sed -n 5p "$state/times")
+	note "$1: suspended for $median ms, at most $(tail -n 1 "$state/times") ms"
+	# an emulated guest is slow, but not that slow
+	check "$1: the median" test "$median" -lt $((1000 * ${DMLOOP_TIME_FACTOR:-1}))
+}
+
+a_refresh() { dmlosetup -v --refresh disk; }
+a_resize() { dmlosetup -v -c disk --size $(($(size) + 65536)); }
+a_clone() { rm -f clone; dmlosetup --snapshot disk clone; }
+
+idle()
+{
+	local fs=$1 dir=$2
+	cd "$dir"
+	dmlosetup --prepare image --size 32M
+	dmlosetup disk image
+	inner_mount ext4 /dev/mapper/disk
+	is_short a_refresh
+	is_short a_resize
+	# a copy takes what it takes
+	[ "$fs" != xfs ] || is_short a_clone
+	inner_check
+	dmlosetup -D
+	rm -f image clone
+	cd /
+}
+
 for_each_fs change
 for_each_fs sparse
+for_each_fs idle
