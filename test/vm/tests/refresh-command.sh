@@ -70,6 +70,12 @@ change()
 	matches "how it was made" "$(dmlosetup --snapshot disk clone)" \
 		"^clone: $([ "$fs" = xfs ] && echo clone || echo copy) of .*suspended for [0-9.]+ ms"
 	check "it is clean" e2fsck -fn clone
+	# A terminal sees how far a copy is
+	if [ "$fs" = ext4 ]; then
+		rm clone
+		script -qec 'dmlosetup --snapshot disk clone' /dev/null </dev/null >"$state/said"
+		matches "progress" "$(<"$state/said")" 'copying \[[#.]+\] +[0-9]+% .* of 40 MiB'
+	fi
 	fails "File exists" dmlosetup --snapshot disk clone
 	fails "onto /dev/mapper/disk itself" dmlosetup --snapshot disk /mnt/inner/clone
 	check "none is left" test ! -e /mnt/inner/clone
