@@ -122,6 +122,7 @@ mapped()
 	cd "$dir"
 	begin 2 --mapped
 	kill_each "-c --shrink, mapped" "ioctl ftruncate fsync" usable do_shrink
+	kill_each "-c, mapped" "ioctl fallocate ftruncate pwrite64 fsync" usable do_grow
 	end
 	cd /
 }
