@@ -91,7 +91,7 @@ char *kmsg_reason(int fd, unsigned int major, unsigned int minor,
 	char *table, *file, *text, *reason = NULL;
 	/* how well it is known to be ours: 1, 2 by the device, 3 by the file */
 	int known = 0;
-	const char *why;
+	const char *why, *rest;
 	char record[8192];
 	ssize_t len;
 	int rank;
@@ -123,8 +123,10 @@ char *kmsg_reason(int fd, unsigned int major, unsigned int minor,
 			why = after(text, "device-mapper: ioctl: ");
 		}
 		if (why && rank >= known) {
+			/* who asks says that in his own words */
+			rest = after(why, "cannot resume: ");
 			free(reason);
-			reason = without_errno(why);
+			reason = without_errno(rest ? rest : why);
 			known = rank;
 		}
 	}

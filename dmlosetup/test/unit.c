@@ -258,6 +258,10 @@ static void test_kmsg(void)
 	static const char *const nothing[] = {
 		"6,1,5,-;loop: module loaded\n", NULL
 	};
+	static const char *const resume[] = {
+		"3,1,5,-;dm-loop: /img: cannot resume: File was deleted (-2)\n",
+		NULL
+	};
 	static const char *const core[] = {
 		"3,1,5,-;device-mapper: ioctl: unable to set up device queue for new table.\n",
 		NULL
@@ -280,6 +284,8 @@ static void test_kmsg(void)
 		  "unable to set up device queue for new table.");
 	reason_is("of the table", table, "/x", "Invalid offset");
 	reason_is("of the file", file, "/a\nb", "File is sparse (see docs)");
+	reason_is("without what the asker says", resume, "/img",
+		  "File was deleted");
 	ok(!kmsg_reason(-1, 1, 1, "/x"), "unreadable log");
 }
 
