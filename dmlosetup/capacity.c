@@ -117,6 +117,34 @@ static int write_zeroes(const struct hold *h, int fd, uint64_t pos,
 	return err;
 }
 
+/*
+ * What the device gets is to hold data. Some of it may have been in the file
+ * already: a command that was killed leaves blocks that are not written.
+ */
+static int write_unwritten(const struct hold *h, const struct change *c, int fd)
+{
+	const struct loop_device *dev = c->dev;
+	uint64_t start = dev->table.offset + (dev->length << SECTOR_SHIFT);
+	struct extent_map map;
+	struct extent ext;
+	int got, err = 0;
+
+	if (start >= c->new_size)
+		return 0;
+	extents_init(&map, fd, c->new_size);
+	extents_seek(&map, start);
+	while (!err && (got = extents_next(&map, &ext))) {
+		if (got < 0)
+			err = got;
+		else if (ext.state == EXTENT_HOLE ||
+			 ext.state == EXTENT_UNWRITTEN)
+			err = write_zeroes(h, fd, ext.start,
+					   ext.start + ext.length);
+	}
+	extents_free(&map);
+	return err;
+}
+
 static int extend(const struct hold *h, const struct change *c, int fd)
 {
 	uint64_t pos = c->old_size, len;
@@ -133,11 +161,7 @@ static int extend(const struct hold *h, const struct change *c, int fd)
 			return -ECHILD;
 		pos += len;
 	}
-	if (ftruncate(fd, c->new_size))
-		return -errno;
-	if (c->written)
-		return write_zeroes(h, fd, c->old_size, c->new_size);
-	return 0;
+	return ftruncate(fd, c->new_size) ? -errno : 0;
 }
 
 /* The device is suspended. On an error the file has its old size again. */
@@ -146,7 +170,7 @@ static int resize_file(const struct hold *h, const struct change *c)
 	struct stat st;
 	int fd, err = 0;
 
-	if (c->new_size == c->old_size)
+	if (c->new_size == c->old_size && !c->written)
 		return 0;
 	fd = open(c->dev->table.path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
@@ -158,6 +182,8 @@ static int resize_file(const struct hold *h, const struct change *c)
 		err = extend(h, c, fd);
 	else if (ftruncate(fd, c->new_size))
 		err = -errno;
+	if (!err && c->written)
+		err = write_unwritten(h, c, fd);
 	if (err && err != -ESTALE && ftruncate(fd, c->old_size))
 		note("the file keeps what was added to it");
 	if (!err && fsync(fd))
@@ -174,7 +200,7 @@ static int change_held(const struct hold *h, const struct change *c)
 {
 	int err;
 
-	if (c->new_size >= c->old_size) {
+	if (c->sectors >= c->dev->length) {
 		err = resize_file(h, c);
 		return err ? err : hold_load(h, c->sectors);
 	}
