@@ -9,7 +9,7 @@ dir=$(mkfs_mount ext4)
 written_file "$dir/image" $((1 << 20))
 applet=$state/applet/dmlosetup
 mkdir "$state/applet"
-ln -s "$(command -v dmsetup)" "$applet"
+ln -s "$(type -P dmsetup)" "$applet"
 
 "$applet" loop7 "$dir/image"
 same "its table" "$(dmsetup table loop7)" "0 2048 loop $dir/image 0"
