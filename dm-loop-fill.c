@@ -22,6 +22,7 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/uio.h>
+#include <linux/wait_bit.h>
 
 #include "dm-loop.h"
 #include "dm-loop-trace.h"
@@ -1297,7 +1298,8 @@ static bool can_direct(struct dm_loop_file *lf, const struct iov_iter *iter,
 /*
  * Before something goes through the page cache: direct writes that the
  * filesystem has without its lock must not meet it there.  They would leave
- * old pages behind (dio_warn_stale_pagecache()).
+ * old pages behind (dio_warn_stale_pagecache()).  No more of them are begun,
+ * so the wait ends; inode_dio_wait() would wait for reads too, which go on.
  */
 static void no_longer_direct(struct dm_loop_file *lf)
 {
@@ -1306,7 +1308,14 @@ static void no_longer_direct(struct dm_loop_file *lf)
 		WRITE_ONCE(lf->mixed, true);
 		mutex_unlock(&lf->worker_lock);
 	}
-	inode_dio_wait(lf->inode);
+	wait_var_event(&lf->direct_writes, !atomic_read(&lf->direct_writes));
+}
+
+/* Called before the bio ends, so that the file is still there. */
+static void direct_write_done(struct dm_loop_file *lf)
+{
+	if (atomic_dec_and_test(&lf->direct_writes))
+		wake_up_var(&lf->direct_writes);
 }
 
 static int file_rw(struct dm_loop_file *lf, struct bio *bio)
@@ -1327,7 +1336,7 @@ static int file_rw(struct dm_loop_file *lf, struct bio *bio)
 		iocb.ki_flags &= ~IOCB_DIRECT;
 		if (can_direct(lf, &iter, iocb.ki_pos))
 			iocb.ki_flags |= IOCB_DIRECT;
-		else if (lf->dio_align)
+		else if (READ_ONCE(lf->dio_align))
 			no_longer_direct(lf);
 		n = write ? fop->write_iter(&iocb, &iter) :
 			    fop->read_iter(&iocb, &iter);
@@ -1442,7 +1451,7 @@ static void queue_file_io(struct dm_loop_file *lf, struct bio *bio)
 {
 	struct dm_loop_io *io = dm_loop_io(bio);
 
-	if (bio_op(bio) == REQ_OP_WRITE && !lf->dio_align) {
+	if (bio_op(bio) == REQ_OP_WRITE && !READ_ONCE(lf->dio_align)) {
 		queue_write(lf, bio);
 		return;
 	}
@@ -1457,6 +1466,8 @@ static void nowait_done(struct kiocb *iocb, long ret)
 	struct bio *bio = dm_bio_from_per_bio_data(io, sizeof(*io));
 	struct dm_loop_file *lf = io->lt->lf;
 
+	if (iocb->ki_flags & IOCB_WRITE)
+		direct_write_done(lf);
 	if (ret == bio->bi_iter.bi_size) {
 		end_file_io(lf, bio, 0);
 		return;
@@ -1489,12 +1500,14 @@ static void file_nowait(struct dm_loop_file *lf, struct bio *bio)
 	if (can_direct(lf, &iter, iocb->ki_pos))
 		iocb->ki_flags |= IOCB_DIRECT;
 	if ((write && lf->mixed) ||
-	    (lf->dio_align && !(iocb->ki_flags & IOCB_DIRECT))) {
+	    (READ_ONCE(lf->dio_align) && !(iocb->ki_flags & IOCB_DIRECT))) {
 		queue_file_io(lf, bio);
 		return;
 	}
-	if (write)
+	if (write) {
 		iocb->ki_flags |= IOCB_WRITE;
+		atomic_inc(&lf->direct_writes);
+	}
 	kthread_associate_blkcg(bio_blkcg_css(bio));
 	n = write ? fop->write_iter(iocb, &iter) : fop->read_iter(iocb, &iter);
 	kthread_associate_blkcg(NULL);
@@ -1515,8 +1528,9 @@ static bool is_quick(const struct dm_loop_file *lf, struct bio *bio)
 static bool can_nowait(const struct dm_loop_file *lf, struct bio *bio)
 {
 	return (lf->file->f_mode & FMODE_NOWAIT) && bio_has_data(bio) &&
-	       (lf->dio_align || (bio_op(bio) == REQ_OP_READ &&
-				  bio_sectors(bio) <= QUICK_SECTORS));
+	       (READ_ONCE(lf->dio_align) ||
+		(bio_op(bio) == REQ_OP_READ &&
+		 bio_sectors(bio) <= QUICK_SECTORS));
 }
 
 static void take_file_bio(struct dm_loop_file *lf, struct bio *bio)

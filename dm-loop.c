@@ -274,12 +274,19 @@ static int map_remap(struct dm_loop_file *lf, struct bio *bio, sector_t phys)
 	return DM_MAPIO_REMAPPED;
 }
 
-static int map_defer(struct dm_loop_file *lf, struct bio *bio)
+static void leave_map(struct dm_loop_file *lf, struct bio *bio)
 {
 	/* A bio that waits for the worker must not be waited for by it. */
 	untrack(lf, dm_loop_io(bio));
 	/* Whoever waits for the worker may block there, as with loop. */
 	bio->bi_opf &= ~(REQ_NOWAIT | REQ_POLLED);
+	/* Whose it is: the clone does not say, and the worker cannot tell. */
+	bio_associate_blkg(bio);
+}
+
+static int map_defer(struct dm_loop_file *lf, struct bio *bio)
+{
+	leave_map(lf, bio);
 	dm_loop_defer(lf, bio);
 	return DM_MAPIO_SUBMITTED;
 }
@@ -329,6 +336,16 @@ static int map_write(struct dm_loop_file *lf, struct bio *bio, sector_t phys,
 	return map_defer(lf, bio);
 }
 
+/* Where it goes is seen when the blocks there have been given back. */
+static int map_busy(struct dm_loop_file *lf, struct bio *bio)
+{
+	if (op_is_write(bio_op(bio))) {
+		dm_loop_io(bio)->flags |= DM_LOOP_IO_RAW;
+		dm_loop_file_wrote(lf);
+	}
+	return map_defer(lf, bio);
+}
+
 /* After an error the filesystem may go read-only under our writes. */
 static int map_rdonly(struct dm_loop_file *lf)
 {
@@ -341,8 +358,7 @@ static int map_file(struct dm_loop_file *lf, struct bio *bio)
 {
 	if (lf->mode != DM_LOOP_MODE_FILE)
 		return map_kill(lf, bio);
-	untrack(lf, dm_loop_io(bio));
-	bio->bi_opf &= ~(REQ_NOWAIT | REQ_POLLED);
+	leave_map(lf, bio);
 	dm_loop_defer_file(lf, bio);
 	return DM_MAPIO_SUBMITTED;
 }
@@ -387,7 +403,7 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 	io->sectors = bio_sectors(bio);
 	dm_loop_track(lf, io);
 	if (is_busy(lf, io))
-		return map_defer(lf, bio);
+		return map_busy(lf, bio);
 	rcu_read_lock();
 	found = dm_loop_extents_lookup(&lf->extents, io->sector, &range);
 	rcu_read_unlock();

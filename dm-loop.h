@@ -143,6 +143,7 @@ enum dm_loop_failed {
  * @lost: bit 0: a commit failed that no flush waited for; the next one says so
  * @mixed: file mode: not all is direct I/O, see file_nowait(); set under
  *	@worker_lock
+ * @direct_writes: file mode: how many of file_nowait() are under way
  * @todo_lock: protects the lists below.  A leaf, taken with interrupts off, because
  *	bios come from end_io too.
  * @working: @worker runs, or is about to, and looks at @todo before it ends;
@@ -198,6 +199,7 @@ struct dm_loop_file {
 	unsigned long failed;
 	unsigned long lost;
 	bool mixed;
+	atomic_t direct_writes;
 	spinlock_t todo_lock; /* see above */
 	bool working;
 	struct bio_list todo;

@@ -176,13 +176,6 @@ edges_and_all()
 
 # --- who has the blocks next ---
 
-# slowly COMMAND...: with I/O that waits between us and the disk for seconds
-slowly()
-(
-	echo "$BASHPID" >"$cgroup/cgroup.procs"
-	exec "$@"
-)
-
 in_flight()
 {
 	local n i
@@ -268,11 +261,7 @@ owners()
 {
 	note "the next owner of a block, on $1"
 	full_fs "$1"
-	cgroup=/sys/fs/cgroup/slow
-	mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
-	echo +io >/sys/fs/cgroup/cgroup.subtree_control
-	mkdir -p "$cgroup"
-	echo "$(<"/sys/block/${disk#/dev/}/dev") wbps=524288 rbps=524288" >"$cgroup/io.max"
+	slow_disk "$disk"
 
 	next_owner "a write" xfs_io -d -c 'pwrite -q -S 0xee -b 1m 0 1m' /dev/mapper/x
 	# The image has no blocks now; again.
