@@ -70,7 +70,9 @@ static int give_name(int fd, const char *file)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) || st.st_nlink)
+	if (fstat(fd, &st))
+		return -1;
+	if (st.st_nlink)
 		return 0;
 	return linkat(fd, "", AT_FDCWD, file, AT_EMPTY_PATH);
 }

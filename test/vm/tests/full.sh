@@ -118,6 +118,28 @@ no_hang()
 	same "mode" "$(status_field x mode)" "${1:-mapped}"
 }
 
+# without_space MODE: only what needs space fails. 2 is written, 4 has its space, 3 has none.
+without_space()
+{
+	local nospc
+	fill_up
+	go_on_writing
+	wait_event
+	fails ENOSPC put 3 9
+	event_came "no space"
+	check "it is counted" test "$(status_field x nospc)" -ge 1
+	check "what has its space is written" put 4 1
+	nospc=$(<"$state/count")
+	fails ENOSPC put 3 9
+	check "a flush works" sync "$dev"
+	has 4 1
+	has 2 4
+	stop_writing "$nospc"
+	check "what failed reads as zeroes" cmp -n 65536 -i $((9 << 20)):0 "$dev" /dev/zero
+	no_hang "$1"
+	fails ENOSPC put 3 9
+}
+
 full()
 {
 	local nospc seed
@@ -126,22 +148,7 @@ full()
 	image
 	put 2 4
 	fallocate -l 512K /mnt/small/spare
-	fill_up
-	go_on_writing
-	wait_event
-	fails ENOSPC put 3 9
-	event_came "no space"
-	check "it is counted" test "$(status_field x nospc)" -ge 1
-	check "blocks that are there are filled" put 4 1
-	nospc=$(<"$state/count")
-	fails ENOSPC put 3 9
-	check "a flush works" sync "$dev"
-	has 4 1
-	has 2 4
-	stop_writing "$nospc"
-	check "what failed reads as zeroes" cmp -n 65536 -i $((9 << 20)):0 "$dev" /dev/zero
-	no_hang
-	fails ENOSPC put 3 9
+	without_space mapped
 	# More than the worker takes in one piece, with space for the last piece only.
 	rm /mnt/small/spare
 	sync -f /mnt/small
@@ -175,22 +182,7 @@ by_file()
 	mount -t tmpfs -o size=8m tmpfs /mnt/small
 	image file
 	put 2 4
-	fill_up
-	go_on_writing
-	wait_event
-	fails ENOSPC put 3 9
-	event_came "no space"
-	check "it is counted" test "$(status_field x nospc)" -ge 1
-	check "space that it has is written" put 4 1
-	nospc=$(<"$state/count")
-	fails ENOSPC put 3 9
-	check "a flush works" sync "$dev"
-	has 4 1
-	has 2 4
-	stop_writing "$nospc"
-	check "what failed reads as zeroes" cmp -n 65536 -i $((9 << 20)):0 "$dev" /dev/zero
-	no_hang file
-	fails ENOSPC put 3 9
+	without_space file
 	space_again
 	check "there is space again" put 3 9
 	check "and the data" has 3 9

@@ -101,15 +101,21 @@ snapshots()
 	kill_each "--snapshot" "$calls" complete do_snapshot
 }
 
+# each_step FS: of what leaves a device as large as it is or makes it larger
+each_step()
+{
+	begin 0
+	kill_each "--refresh" ioctl usable do_refresh
+	kill_each "-c" "ioctl ftruncate fallocate fsync" usable do_grow
+	snapshots "$1"
+	end
+}
+
 killed()
 {
 	local fs=$1 dir=$2 had wanted
 	cd "$dir"
-	begin 0
-	kill_each "--refresh" ioctl usable do_refresh
-	kill_each "-c" "ioctl ftruncate fallocate fsync" usable do_grow
-	snapshots "$fs"
-	end
+	each_step "$fs"
 	begin 8
 	kill_each "-c --shrink" "ioctl ftruncate fsync" usable do_shrink
 	end
@@ -210,11 +216,7 @@ interrupted()
 {
 	local fs=$1 dir=$2 had wanted kill_signal=INT
 	cd "$dir"
-	begin 0
-	kill_each "--refresh" ioctl usable do_refresh
-	kill_each "-c" "ioctl ftruncate fallocate fsync" usable do_grow
-	snapshots "$fs"
-	end
+	each_step "$fs"
 	cd /
 }
 
