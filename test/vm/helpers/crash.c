@@ -5,7 +5,8 @@
  * crash init FILE BYTES: a file whose every sector says which one it is.
  * crash write DEVICE TRACE SEED OPS [LOG]: threads write, zero and discard parts
  *	of the device and flush it. Each sector written says which write it was.
- *	TRACE gets what is done, before, and what the flushes promise, after.
+ *	TRACE gets what is done, before, and what is promised, after: by a flush
+ *	all that had ended before it, by a synchronous write what it wrote.
  *	With LOG, a device-mapper device of the target log-writes, each promise
  *	is also a mark in the log: "ack N". SIGTERM ends it early. The device
  *	may also be a file.
@@ -44,13 +45,13 @@
 #define SMALL_STRIPE 17
 #define LARGE_STRIPE 257
 
-enum { WRITE, ZERO, DISCARD, ACK };
+enum { WRITE, ZERO, DISCARD, ACK, ACK_ONE };
 
 struct op {
 	uint32_t kind;
 	uint32_t thread;
-	uint32_t seq;		/* of the thread; ACK: it is safe up to there */
-	uint32_t sector;	/* ACK: number of the promise */
+	uint32_t seq;		/* of the thread; ACK: it is safe up to there, ACK_ONE: this is */
+	uint32_t sector;	/* ACK, ACK_ONE: number of the promise */
 	uint32_t count;
 };
 
@@ -97,6 +98,8 @@ static uint32_t stripe_of(uint32_t sector, uint32_t sectors, uint32_t *start,
 
 static uint32_t issued[THREADS], done[THREADS], acks;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* Outside of lock.  Held for writing by who must be alone with the device. */
+static pthread_rwlock_t device = PTHREAD_RWLOCK_INITIALIZER;
 static volatile sig_atomic_t stop;
 static int dev, is_file, trace_fd, control = -1;
 static uint32_t dev_sectors;
@@ -113,7 +116,7 @@ static void record(uint32_t kind, uint32_t thread, uint32_t seq,
 		err(1, "trace");
 }
 
-static void mark(uint32_t n)
+static void log_ioctl(unsigned long cmd, uint32_t flags, const char *message)
 {
 	static union {
 		struct dm_ioctl dmi;
@@ -121,17 +124,35 @@ static void mark(uint32_t n)
 	} u;
 	struct dm_target_msg *msg;
 
-	if (control < 0)
-		return;
 	memset(&u, 0, sizeof(u));
 	u.dmi.version[0] = 4;
 	u.dmi.data_size = sizeof(u);
 	u.dmi.data_start = sizeof(u.dmi);
+	u.dmi.flags = flags;
 	snprintf(u.dmi.name, sizeof(u.dmi.name), "%s", log_name);
 	msg = (struct dm_target_msg *)(u.space + sizeof(u.dmi));
-	snprintf(msg->message, 100, "mark ack\\ %u", n);
-	if (ioctl(control, DM_TARGET_MSG, &u))
+	snprintf(msg->message, 100, "%s", message);
+	if (ioctl(control, cmd, &u))
 		err(1, "cannot mark the log");
+}
+
+/*
+ * A flush under way has the writes that it makes safe with it, and brings them
+ * to the log at its end (log_writes_map()). Another one may come and end while
+ * it is, and its promise would be in the log before the writes. A suspend, which
+ * itself flushes nothing, waits for those that are under way.
+ */
+static void mark(uint32_t n)
+{
+	char text[40];
+
+	if (control < 0)
+		return;
+	snprintf(text, sizeof(text), "mark ack\\ %u", n);
+	log_ioctl(DM_DEV_SUSPEND, DM_SUSPEND_FLAG | DM_SKIP_LOCKFS_FLAG |
+		  DM_NOFLUSH_FLAG, "");
+	log_ioctl(DM_TARGET_MSG, 0, text);
+	log_ioctl(DM_DEV_SUSPEND, 0, "");
 }
 
 static void flush(void)
@@ -159,9 +180,10 @@ static int punch(const uint64_t *range)
 }
 
 static void do_op(uint32_t kind, uint32_t me, uint32_t sector, uint32_t count,
-		  char *buf)
+		  char *buf, int flags)
 {
 	uint64_t range[2] = { (uint64_t)sector * SECTOR, (uint64_t)count * SECTOR };
+	struct iovec iov = { buf, range[1] };
 	ssize_t n;
 	uint32_t seq, i;
 
@@ -173,7 +195,7 @@ static void do_op(uint32_t kind, uint32_t me, uint32_t sector, uint32_t count,
 	case WRITE:
 		for (i = 0; i < count; i++)
 			stamp((uint64_t *)(buf + i * SECTOR), sector + i, seq);
-		n = pwrite(dev, buf, range[1], range[0]);
+		n = pwritev2(dev, &iov, 1, range[0], flags);
 		if (n != (ssize_t)range[1])
 			err(1, "write of %u sectors at %u", count, sector);
 		break;
@@ -190,7 +212,45 @@ static void do_op(uint32_t kind, uint32_t me, uint32_t sector, uint32_t count,
 	}
 	pthread_mutex_lock(&lock);
 	done[me] = seq;
+	if (flags & RWF_DSYNC) {
+		record(ACK_ONE, me, seq, ++acks, 0);
+		mark(acks);
+	}
 	pthread_mutex_unlock(&lock);
+}
+
+/*
+ * log-writes logs a FUA write at once, and what was written before it at the next
+ * flush: replayed, older data of the same block would come after it.  So nothing
+ * is left to flush when one is written.
+ */
+static void write_sync(uint32_t me, uint32_t sector, uint32_t count, char *buf)
+{
+	pthread_rwlock_wrlock(&device);
+	flush();
+	do_op(WRITE, me, sector, count, buf, RWF_DSYNC);
+	pthread_rwlock_unlock(&device);
+}
+
+static void do_random_op(uint32_t r, uint32_t me, uint32_t sector,
+			 uint32_t count, char *buf)
+{
+	uint32_t start, end;
+
+	if (r == 2 || r == 3) {
+		write_sync(me, sector, count, buf);
+		return;
+	}
+	pthread_rwlock_rdlock(&device);
+	if (r == 0) {
+		do_op(ZERO, me, sector, count, buf, 0);
+	} else if (r == 1) {
+		stripe_of(sector, dev_sectors, &start, &end);
+		do_op(DISCARD, me, start, end - start, buf, 0);
+	} else {
+		do_op(WRITE, me, sector, count, buf, 0);
+	}
+	pthread_rwlock_unlock(&device);
 }
 
 static void *writer(void *arg)
@@ -213,16 +273,7 @@ static void *writer(void *arg)
 		count = 1 + RANDOM(end - sector);
 		if (count > 8 && RANDOM(2))
 			count = 1 + RANDOM(8);
-		switch (RANDOM(16)) {
-		case 0:
-			do_op(ZERO, me, sector, count, buf);
-			break;
-		case 1:
-			do_op(DISCARD, me, start, end - start, buf);
-			break;
-		default:
-			do_op(WRITE, me, sector, count, buf);
-		}
+		do_random_op(RANDOM(16), me, sector, count, buf);
 		if (!RANDOM(6))
 			flush();
 	}
@@ -287,6 +338,9 @@ static unsigned int nr_ops;
 static struct op **by_seq[THREADS];
 static uint32_t last_seq[THREADS], last_ack;
 
+/* Promises that are about one write alone have a number of their own. */
+static uint32_t *one_ack[THREADS];
+
 struct sector {
 	uint32_t least;		/* the oldest write that may be seen */
 	uint8_t least_ok;	/* it is a write, not zeroes */
@@ -308,19 +362,29 @@ static void read_trace(const char *path)
 	fclose(f);
 	for (i = 0; i < THREADS; i++) {
 		by_seq[i] = calloc(nr_ops + 1, sizeof(*by_seq[i]));
-		if (!by_seq[i])
+		one_ack[i] = calloc(nr_ops + 1, sizeof(*one_ack[i]));
+		if (!by_seq[i] || !one_ack[i])
 			err(1, "calloc");
 	}
 	for (i = 0; i < nr_ops; i++) {
 		struct op *op = &trace[i];
 
-		if (op->kind == ACK) {
+		if (op->kind == ACK || op->kind == ACK_ONE) {
 			last_ack = op->sector;
+			if (op->kind == ACK_ONE)
+				one_ack[op->thread][op->seq] = op->sector;
 			continue;
 		}
 		by_seq[op->thread][op->seq] = op;
 		last_seq[op->thread] = op->seq;
 	}
+}
+
+static int is_safe(const struct op *op, const uint32_t *safe, uint32_t ack)
+{
+	uint32_t one = one_ack[op->thread][op->seq];
+
+	return op->seq <= safe[op->thread] || (one && one <= ack);
 }
 
 /* What may be in each sector when all up to promise @ack is safe. */
@@ -344,10 +408,10 @@ static struct sector *expect(uint32_t sectors, uint32_t ack, int base)
 	for (i = 0; i < nr_ops; i++) {
 		struct op *op = &trace[i];
 
-		if (op->kind == ACK)
+		if (op->kind == ACK || op->kind == ACK_ONE)
 			continue;
 		for (j = op->sector; j < op->sector + op->count; j++) {
-			if (op->seq <= safe[op->thread] && op->kind != DISCARD) {
+			if (is_safe(op, safe, ack) && op->kind != DISCARD) {
 				s[j].least = op->seq;
 				s[j].least_ok = op->kind == WRITE;
 				s[j].zero_ok = 0;
