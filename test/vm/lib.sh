@@ -176,6 +176,15 @@ random()
 	printf -v "$1" %d $((((RANDOM << 15) | RANDOM) % $2))
 }
 
+# rounds N: how often to do what takes long: N times, or in the debug kernel, where it takes
+# many times as long, a part of that. DMLOOP_ALL wants all.
+rounds()
+{
+	local n=$1
+	[ -n "${DMLOOP_ALL:-}" ] || n=$((n / ${DMLOOP_TIME_FACTOR:-1}))
+	echo $((n > 0 ? n : 1))
+}
+
 # random_bytes COUNT: bytes to stdout; the same ones for the same SEED (and place in the test).
 random_bytes()
 {

@@ -100,8 +100,9 @@ crash_cut()
 # crash_replay COUNT: cut the power at that many places of the log.
 crash_replay()
 {
-	local count=$1 log pos=0 i n at next ack kind some
+	local count log pos=0 i n at next ack kind some
 	local -a places picked
+	count=$(rounds "$1")
 	log=$(disk 1)
 	# Each place: entries up to it, promises made, what it is, entries up to the next place
 	# without that. Before the last mark "begin" a test was not ready to be cut.

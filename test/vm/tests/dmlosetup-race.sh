@@ -6,7 +6,7 @@
 
 dir=$(mkfs_mount ext4)
 cd "$dir"
-n=200
+n=$(rounds 200)
 for ((i = 0; i < n; i++)); do
 	dd if=/dev/zero of="image$i" bs=64k count=1 status=none
 done
@@ -30,7 +30,8 @@ same "all are gone" "$(dmsetup ls)" 'No devices found'
 # Killed at any moment, it has attached the file and said so, or nothing is left: what is
 # killed with its last word on the lips may have said so and be taken back.
 finished=0
-for ((i = 0; i < 12; i++)); do
+turns=$(rounds 12)
+for ((i = 0; i < turns; i++)); do
 	for signal in TERM KILL; do
 		dmlosetup -f --show image0 >out 2>err &
 		pid=$!
@@ -52,4 +53,4 @@ for ((i = 0; i < 12; i++)); do
 		[ ! -e /dev/mapper/loop0 ] || fail "a node is left after $signal at $ms ms"
 	done
 done
-note "$finished of 24 were faster than the signal"
+note "$finished of $((2 * turns)) were faster than the signal"

@@ -256,8 +256,9 @@ steps=(
 
 sequences()
 {
-	local count=$1 n i length step
+	local count n i length step
 	local -a writes
+	count=$(rounds "$1")
 	for ((n = 0; n < count; n++)); do
 		random length 7
 		said='' writes=()
