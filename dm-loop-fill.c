@@ -678,13 +678,14 @@ static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 /*
  * Full or over quota, or, told but once, another error of the filesystem: an
  * event for whoever waits for one.  ext4 with an aborted journal need not show
- * in any other way that it has failed.
+ * in any other way that it has failed.  That it cannot punch is no error.
  */
 static void say_error(struct dm_loop_file *lf, int r)
 {
 	if (r == -ENOSPC || r == -EDQUOT)
 		dm_loop_count(lf, DM_LOOP_NOSPC);
-	else if (!r || test_and_set_bit(DM_LOOP_SAID_ERROR, &lf->failed))
+	else if (!r || r == -EOPNOTSUPP ||
+		 test_and_set_bit(DM_LOOP_SAID_ERROR, &lf->failed))
 		return;
 	queue_work(lf->wq, &lf->event);
 }
@@ -1370,9 +1371,10 @@ static int file_punch(struct dm_loop_file *lf, struct bio *bio)
 		if (r)
 			return r;
 	}
-	return file->f_op->fallocate(file, mode,
-				     bio_start(bio) << SECTOR_SHIFT,
-				     (loff_t)bio_sectors(bio) << SECTOR_SHIFT);
+	r = file->f_op->fallocate(file, mode, bio_start(bio) << SECTOR_SHIFT,
+				  (loff_t)bio_sectors(bio) << SECTOR_SHIFT);
+	/* fuse2fs on less than a block: the block layer can write zeroes. */
+	return r == -EINVAL ? -EOPNOTSUPP : r;
 }
 
 static void end_file_io(struct dm_loop_file *lf, struct bio *bio, int r)
