@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# LONG: eight filesystems are made, filled and checked
+# LONG: ten filesystems are made, filled and checked
 # DESCRIPTION: files that cannot be mapped work by file I/O; the option mapped refuses them
-# TIMEOUT: 400
+# TIMEOUT: 480
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 
@@ -101,6 +101,69 @@ journalled()
 	rm "$1"
 }
 
+# fuse_mount COMMAND...: a filesystem that this program serves, in /mnt/fuse
+fuse_mount()
+{
+	"$@" &
+	daemon=$!
+	until mountpoint -q /mnt/fuse; do
+		kill -0 "$daemon" || fail "it ended: $*"
+		sleep 0.1
+	done
+}
+
+fuse_umount()
+{
+	umount /mnt/fuse
+	wait "$daemon"
+}
+
+events()
+{
+	dmsetup info -c --noheadings -o events x
+}
+
+# No discards, and they are no error: the block layer writes zeroes, and nobody is told.
+fuse_cannot_punch()
+{
+	local was
+	note "fallocate() does nothing there"
+	pattern write "$seed" 0 $((1 << 20)) >/mnt/fuse/image
+	dev=$(loop_dev x /mnt/fuse/image)
+	was=$(events)
+	fails unsupported fallocate -p -o 64K -l 64K "$dev"
+	blkdiscard -o 64K -l 64K "$dev"
+	check "nothing is discarded" pattern check "$seed" 0 $((1 << 20)) <"$dev"
+	blkdiscard -z -o 128K -l 64K "$dev"
+	check "zeroes" cmp -n 64K -i 128K:0 "$dev" /dev/zero
+	same "events" "$(events)" "$was"
+}
+
+# The program is killed while somebody writes: errors, and nothing waits for ever.
+fuse_dies()
+{
+	local writer status=0 was
+	note "the program is killed"
+	was=$(events)
+	while dd if=/dev/zero of="$dev" bs=64k count=16 oflag=direct conv=notrunc,fsync status=none; do
+		:
+	done 2>"$state/writer" &
+	writer=$!
+	sleep 1
+	kill -KILL "$daemon"
+	timeout 60 tail --pid="$writer" -f /dev/null
+	wait "$writer"
+	matches "what the writer got" "$(<"$state/writer")" "${errno_text[EIO]}"
+	wait "$daemon" || status=$?
+	same "the program" "$status" 137
+	fails EIO timeout 60 dd if="$dev" of=/dev/null bs=64k iflag=direct
+	fails EIO timeout 60 dd if=/dev/zero of="$dev" bs=64k count=1 oflag=direct conv=notrunc
+	fails EIO timeout 60 blkdiscard -z "$dev"
+	same "events" "$(events)" $((was + 1))
+	check "it is removed" timeout 60 dmsetup remove x
+	umount /mnt/fuse
+}
+
 dir=$(mkfs_mount tmpfs)
 by_file tmpfs "$dir/image" "Filesystem cannot be mapped"
 
@@ -110,6 +173,24 @@ touch "$dir/nocow"
 chattr +C "$dir/nocow"
 by_file btrfs "$dir/nocow" "Filesystem cannot be mapped" 1
 cleanup_devices
+
+modprobe fuse
+mkdir -p /mnt/fuse
+disk=$(free_disk)
+make_fs ext4 "$disk"
+fuse_mount fuse2fs -f "$disk" /mnt/fuse
+by_file fuse /mnt/fuse/image "Filesystem cannot be mapped"
+fuse_umount
+check "the filesystem below" e2fsck -fn "$disk" >/dev/null 2>&1
+
+mkdir -p /mnt/below
+fuse_mount bindfs -f /mnt/below /mnt/fuse
+by_file fuse /mnt/fuse/image "Filesystem cannot be mapped"
+fuse_cannot_punch
+fuse_dies
+fuse_mount bindfs -f -o direct_io /mnt/below /mnt/fuse
+by_file fuse /mnt/fuse/image "Filesystem cannot be mapped"
+fuse_umount
 
 dir=$(mkfs_mount f2fs)
 by_file f2fs "$dir/image" "Filesystem cannot be mapped" 1
