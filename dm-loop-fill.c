@@ -18,6 +18,7 @@
 #include <linux/kthread.h>
 #include <linux/list_sort.h>
 #include <linux/magic.h>
+#include <linux/memcontrol.h>
 #include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -1387,17 +1388,35 @@ static void end_file_io(struct dm_loop_file *lf, struct bio *bio, int r)
 	end_bio(bio, r);
 }
 
+/*
+ * Until act_for_nobody(), what is done is done for the cgroups of who sent the
+ * bio: I/O waits for their limits, pages of the file are their memory.  With a
+ * reference of our own, as the bio may end before that.
+ */
+static void act_for_sender(struct bio *bio)
+{
+	kthread_associate_blkcg(bio_blkcg_css(bio));
+	set_active_memcg(dm_loop_io(bio)->memcg);
+	get_mem_cgroup_from_mm(NULL);
+}
+
+static void act_for_nobody(void)
+{
+	mem_cgroup_put(set_active_memcg(NULL));
+	kthread_associate_blkcg(NULL);
+}
+
 static void do_file_io(struct dm_loop_file *lf, struct bio *bio)
 {
 	int r;
 
-	kthread_associate_blkcg(bio_blkcg_css(bio));
+	act_for_sender(bio);
 	if (bio_op(bio) == REQ_OP_DISCARD ||
 	    bio_op(bio) == REQ_OP_WRITE_ZEROES)
 		r = file_punch(lf, bio);
 	else
 		r = file_rw(lf, bio);
-	kthread_associate_blkcg(NULL);
+	act_for_nobody();
 	end_file_io(lf, bio, r);
 }
 
@@ -1510,9 +1529,9 @@ static void file_nowait(struct dm_loop_file *lf, struct bio *bio)
 		iocb->ki_flags |= IOCB_WRITE;
 		atomic_inc(&lf->direct_writes);
 	}
-	kthread_associate_blkcg(bio_blkcg_css(bio));
+	act_for_sender(bio);
 	n = write ? fop->write_iter(iocb, &iter) : fop->read_iter(iocb, &iter);
-	kthread_associate_blkcg(NULL);
+	act_for_nobody();
 	if (n != -EIOCBQUEUED)
 		nowait_done(iocb, n);
 }

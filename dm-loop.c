@@ -11,6 +11,7 @@
  */
 #include <linux/ctype.h>
 #include <linux/log2.h>
+#include <linux/memcontrol.h>
 #include <linux/module.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
@@ -353,12 +354,33 @@ static int map_rdonly(struct dm_loop_file *lf)
 	return DM_MAPIO_KILL;
 }
 
+/*
+ * Whose page cache it would be if the file was read or written here.  Not that
+ * of its blkcg, as loop has it: that may be an ancestor's, where no limits of
+ * I/O are in use.
+ */
+static void take_memcg(struct dm_loop_io *io)
+{
+	io->memcg = get_mem_cgroup_from_mm(NULL);
+	if (io->memcg)
+		dm_loop_took(DM_LOOP_OWN_MEMCG);
+}
+
+static void give_memcg(struct dm_loop_io *io)
+{
+	if (!io->memcg)
+		return;
+	mem_cgroup_put(io->memcg);
+	dm_loop_gave(DM_LOOP_OWN_MEMCG);
+}
+
 /* No table: file mode, or a bug. */
 static int map_file(struct dm_loop_file *lf, struct bio *bio)
 {
 	if (lf->mode != DM_LOOP_MODE_FILE)
 		return map_kill(lf, bio);
 	leave_map(lf, bio);
+	take_memcg(dm_loop_io(bio));
 	dm_loop_defer_file(lf, bio);
 	return DM_MAPIO_SUBMITTED;
 }
@@ -392,6 +414,7 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 	bool found;
 
 	io->lt = lt;
+	io->memcg = NULL;
 	io->flags = bio->bi_opf & REQ_FUA ? DM_LOOP_IO_FUA : 0;
 	if (bio->bi_opf & REQ_PREFLUSH)
 		return map_flush(lf, bio);
@@ -458,6 +481,7 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 		return DM_ENDIO_INCOMPLETE;
 	}
 	end_write(lf, io);
+	give_memcg(io);
 	return DM_ENDIO_DONE;
 }
 
@@ -662,6 +686,7 @@ static void report_leaks(void)
 		[DM_LOOP_OWN_TARGET] = "target",
 		[DM_LOOP_OWN_WRITER] = "freeze reference",
 		[DM_LOOP_OWN_RUN] = "fill",
+		[DM_LOOP_OWN_MEMCG] = "memory cgroup",
 	};
 	unsigned int i;
 	int n;

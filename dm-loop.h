@@ -49,6 +49,7 @@ enum dm_loop_owned {
 	DM_LOOP_OWN_TARGET,	/* a line of a table */
 	DM_LOOP_OWN_WRITER,	/* DM_LOOP_IO_WRITER: the host may not freeze */
 	DM_LOOP_OWN_RUN,	/* a fill */
+	DM_LOOP_OWN_MEMCG,	/* the memory cgroup of a bio */
 	DM_LOOP_NR_OWNED
 };
 
@@ -269,6 +270,7 @@ enum dm_loop_io_flags {
  * @lt: the target it came to
  * @work: file mode: does it
  * @iocb: file mode: tries to do it without waiting, before that
+ * @memcg: file mode: whose memory it takes; else NULL
  * @sector: first sector in the file
  * @sectors: how many
  * @srcu_idx: of lf->inflight
@@ -280,6 +282,7 @@ struct dm_loop_io {
 		struct work_struct work;
 		struct kiocb iocb;
 	};
+	struct mem_cgroup *memcg;
 	sector_t sector;
 	unsigned int sectors;
 	int srcu_idx;
