@@ -177,7 +177,7 @@ refused_while_filled()
 	dev=$(loop_dev x "$dir/image")
 	same "mode, sectors with data" "$(status_field x mode) $(status_field x mapped)" "mapped 0"
 	fio --name=x --filename="$dev" --rw=randwrite --bs=4k --direct=1 --ioengine=libaio --iodepth=32 \
-		--runtime=8 --output="$state/fio.log" &
+		--runtime=$((8 * ${DMLOOP_TIME_FACTOR:-1})) --output="$state/fio.log" &
 	fio=$!
 	while kill -0 "$fio" 2>/dev/null; do
 		now=$(status_field x fills)
