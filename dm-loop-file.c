@@ -555,6 +555,17 @@ static bool is_nocow(struct file *file)
 	       (attr.flags & FS_NOCOW_FL);
 }
 
+/*
+ * A punch of f2fs does not keep out direct reads (f2fs_punch_hole() and
+ * f2fs_dio_read_iter() take different locks).  They would read blocks that are
+ * somebody else's by then.
+ */
+static bool punches_under_reads(struct file *file)
+{
+	return d_real_inode(file->f_path.dentry)->i_sb->s_magic ==
+	       F2FS_SUPER_MAGIC;
+}
+
 /* Called with lf->lock. */
 static void find_dio_align(struct dm_loop_file *lf)
 {
@@ -563,7 +574,8 @@ static void find_dio_align(struct dm_loop_file *lf)
 
 	lf->dio_align = 0;
 	lf->mixed = false;
-	if (vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, 0))
+	if (punches_under_reads(file) ||
+	    vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, 0))
 		return;
 	if (stat.result_mask & STATX_DIOALIGN) {
 		lf->dio_align = stat.dio_offset_align;

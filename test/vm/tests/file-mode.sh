@@ -142,14 +142,18 @@ fuse_cannot_punch()
 # The program is killed while somebody writes: errors, and nothing waits for ever.
 fuse_dies()
 {
-	local writer status=0 was
+	local writer status=0 was ios
 	note "the program is killed"
 	was=$(events)
+	ios=$(status_field x file_ios)
 	while dd if=/dev/zero of="$dev" bs=64k count=16 oflag=direct conv=notrunc,fsync status=none; do
 		:
 	done 2>"$state/writer" &
 	writer=$!
-	sleep 1
+	until [ "$(status_field x file_ios)" -gt $((ios + 50)) ]; do
+		kill -0 "$writer" || fail "the writer ended"
+		sleep 0.1
+	done
 	kill -KILL "$daemon"
 	timeout 60 tail --pid="$writer" -f /dev/null
 	wait "$writer"
@@ -193,7 +197,7 @@ by_file fuse /mnt/fuse/image "Filesystem cannot be mapped"
 fuse_umount
 
 dir=$(mkfs_mount f2fs)
-by_file f2fs "$dir/image" "Filesystem cannot be mapped" 1
+by_file f2fs "$dir/image" "Filesystem cannot be mapped"
 cleanup_devices
 
 dir=$(mkfs_mount -d 4k ext4 -O encrypt)
