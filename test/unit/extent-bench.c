@@ -7,6 +7,7 @@
  */
 #include <time.h>
 
+#include "rnd.h"
 #include "table.h"
 
 #define BLOCK 8		/* sectors in 4 KiB */
@@ -15,10 +16,7 @@ static u64 rng = 88172645463325252ULL;
 
 static u64 rnd(u64 below)
 {
-	rng ^= rng << 13;
-	rng ^= rng >> 7;
-	rng ^= rng << 17;
-	return (rng >> 11) % below;
+	return rnd_next(&rng, below);
 }
 
 static u64 now_ns(clockid_t clock)

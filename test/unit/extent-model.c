@@ -7,18 +7,15 @@
 #include <time.h>
 
 #include "model.h"
+#include "rnd.h"
 
 #define SIZE 4093	/* no multiple of anything; up to 16 leaves */
 
 static u64 rnd_state;
 
-/* xorshift64*: the same numbers on every machine */
 static u64 rnd(u64 below)
 {
-	rnd_state ^= rnd_state >> 12;
-	rnd_state ^= rnd_state << 25;
-	rnd_state ^= rnd_state >> 27;
-	return (rnd_state * 0x2545f4914f6cdd1dULL >> 11) % below;
+	return rnd_next(&rnd_state, below);
 }
 
 /*

@@ -12,6 +12,7 @@
  */
 #include <time.h>
 
+#include "rnd.h"
 #include "table.h"
 
 #define BLOCK		8		/* sectors in 4 KiB */
@@ -32,7 +33,6 @@ struct promotion {
 
 /* The blocks in the order in which they are written, each once. */
 struct plan {
-	const char *name;
 	enum dm_loop_state from;
 	struct promotion promotion[PROMOTIONS];
 	u32 nr_of[BLOCKS];	/* which promotion it is, from 1 on; 0: none */
@@ -50,13 +50,9 @@ static struct plan plan;
 static struct run runs[RUNS];
 static u64 rnd_state;
 
-/* xorshift64*: the same numbers on every machine */
 static u64 rnd(u64 below)
 {
-	rnd_state ^= rnd_state >> 12;
-	rnd_state ^= rnd_state << 25;
-	rnd_state ^= rnd_state >> 27;
-	return (rnd_state * 0x2545f4914f6cdd1dULL >> 11) % below;
+	return rnd_next(&rnd_state, below);
 }
 
 static u64 cpu_ns(void)
@@ -73,13 +69,12 @@ static u64 own_place(u32 block)
 	return 1000 + (u64)block * BLOCK;
 }
 
-static void make_plan(const char *name, enum dm_loop_state from)
+static void make_plan(enum dm_loop_state from)
 {
 	struct promotion *p;
 	u32 i;
 
 	memset(&plan, 0, sizeof(plan));
-	plan.name = name;
 	plan.from = from;
 	for (i = 0; i < PROMOTIONS; i++) {
 		p = &plan.promotion[i];
@@ -204,7 +199,7 @@ static void test_plan(const char *name, enum dm_loop_state from)
 	u64 worst;
 	u32 k;
 
-	make_plan(name, from);
+	make_plan(from);
 	for (k = 0; k < RUNS && !bad; k++)
 		bad = do_run(&runs[k]);
 	tap_ok(!bad, "%s: %u promotions, and right answers meanwhile%s%s",

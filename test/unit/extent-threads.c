@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "rnd.h"
 #include "table.h"
 
 #define SIZE		32768	/* sectors */
@@ -40,14 +41,6 @@ static u64 lookups, walks, counts;
 
 #define load(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
 #define store(x, v) __atomic_store_n(&(x), v, __ATOMIC_RELEASE)
-
-static u64 rnd(u64 *state, u64 below)
-{
-	*state ^= *state >> 12;
-	*state ^= *state << 25;
-	*state ^= *state >> 27;
-	return (*state * 0x2545f4914f6cdd1dULL >> 11) % below;
-}
 
 static void fail(const char *why)
 {
@@ -135,9 +128,9 @@ static void *reader(void *arg)
 	u64 rng = (uintptr_t)arg * 2 + 1, n, slow = 0;
 
 	for (n = 0; !load(stop); n++) {
-		look_once(rnd(&rng, SIZE));
+		look_once(rnd_next(&rng, SIZE));
 		if (n % 64 == 0) {
-			read_slowly(rnd(&rng, SIZE));
+			read_slowly(rnd_next(&rng, SIZE));
 			slow++;
 		}
 	}
@@ -180,13 +173,13 @@ static int load_comb(u32 nr)
 static void choose(struct change *c, u64 *rng)
 {
 	static const u32 max_len[] = { 1, 8, 8, 8, 64, 500 };
-	u64 dice = rnd(rng, 1000);
+	u64 dice = rnd_next(rng, 1000);
 
 	c->comb = dice < 3;
-	c->state = c->comb ? DM_LOOP_MAPPED : rnd(rng, DM_LOOP_NR_STATES);
-	c->len = c->comb ? SIZE : dice < 6 ? 1 + rnd(rng, SIZE) :
-		 1 + rnd(rng, max_len[dice % 6]);
-	c->start = rnd(rng, SIZE - c->len + 1);
+	c->state = c->comb ? DM_LOOP_MAPPED : rnd_next(rng, DM_LOOP_NR_STATES);
+	c->len = c->comb ? SIZE : dice < 6 ? 1 + rnd_next(rng, SIZE) :
+		 1 + rnd_next(rng, max_len[dice % 6]);
+	c->start = rnd_next(rng, SIZE - c->len + 1);
 }
 
 static void change_once(u32 nr, u64 *rng)
