@@ -679,14 +679,13 @@ static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 /*
  * Full or over quota, or, told but once, another error of the filesystem: an
  * event for whoever waits for one.  ext4 with an aborted journal need not show
- * in any other way that it has failed.  That it cannot punch is no error.
+ * in any other way that it has failed.
  */
 static void say_error(struct dm_loop_file *lf, int r)
 {
 	if (r == -ENOSPC || r == -EDQUOT)
 		dm_loop_count(lf, DM_LOOP_NOSPC);
-	else if (!r || r == -EOPNOTSUPP ||
-		 test_and_set_bit(DM_LOOP_SAID_ERROR, &lf->failed))
+	else if (!r || test_and_set_bit(DM_LOOP_SAID_ERROR, &lf->failed))
 		return;
 	queue_work(lf->wq, &lf->event);
 }
@@ -1383,7 +1382,9 @@ static void end_file_io(struct dm_loop_file *lf, struct bio *bio, int r)
 	trace_dm_loop_fallback(lf, bio_start(bio), bio_sectors(bio), r);
 	if (op_is_write(bio_op(bio))) {
 		need_fsync(lf);
-		say_error(lf, r);
+		/* That it cannot punch is no error of the filesystem. */
+		if (r != -EOPNOTSUPP || bio_has_data(bio))
+			say_error(lf, r);
 	}
 	end_bio(bio, r);
 }
