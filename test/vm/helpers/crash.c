@@ -98,8 +98,12 @@ static uint32_t stripe_of(uint32_t sector, uint32_t sectors, uint32_t *start,
 
 static uint32_t issued[THREADS], done[THREADS], acks;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-/* Outside of lock.  Held for writing by who must be alone with the device. */
-static pthread_rwlock_t device = PTHREAD_RWLOCK_INITIALIZER;
+/*
+ * Outside of lock.  Held for writing by who must be alone with the device, who
+ * need not wait until the others have nothing more to do.
+ */
+static pthread_rwlock_t device =
+	PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 static volatile sig_atomic_t stop;
 static int dev, is_file, trace_fd, control = -1;
 static uint32_t dev_sectors;
