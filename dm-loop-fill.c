@@ -20,7 +20,9 @@
 #include <linux/magic.h>
 #include <linux/memcontrol.h>
 #include <linux/pagemap.h>
+#include <linux/sched/clock.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/stat.h>
 #include <linux/slab.h>
 #include <linux/uio.h>
 #include <linux/wait_bit.h>
@@ -48,6 +50,9 @@
 
 /* Up to this size, what is only copied is done before somebody else could be woken. */
 #define QUICK_SECTORS (SZ_64K >> SECTOR_SHIFT)
+
+/* About what it costs to sleep and be woken, in nanoseconds. */
+#define LINGER_NS (20 * NSEC_PER_USEC)
 
 /* So many bios of file I/O wait before it is tried again without waiting. */
 #define NOWAIT_SKIP 64
@@ -1430,6 +1435,35 @@ static void dm_loop_file_io(struct work_struct *work)
 	leave_fs(flags);
 }
 
+/* The page cache is all that the filesystem has. */
+static bool is_memory(const struct dm_loop_file *lf)
+{
+	unsigned long magic = lf->inode->i_sb->s_magic;
+
+	return magic == TMPFS_MAGIC || magic == RAMFS_MAGIC;
+}
+
+/*
+ * Where a bio is done sooner than the next is sent, each would wake the worker,
+ * which costs who sends it more than the work is.  So a worker that was called
+ * back at once, after it @left (by local_clock()), waits a little the next time.
+ */
+static bool may_linger(const struct dm_loop_file *lf, u64 left)
+{
+	return lf->mode == DM_LOOP_MODE_FILE && is_memory(lf) &&
+	       local_clock() - left < LINGER_NS;
+}
+
+/* Wait for a bio, as long as nobody else wants the processor. */
+static void linger(const struct bio_list *bios)
+{
+	u64 began = local_clock();
+
+	while (!READ_ONCE(bios->head) && single_task_running() &&
+	       !need_resched() && local_clock() - began < LINGER_NS)
+		cpu_relax();
+}
+
 static struct bio *next_write(struct dm_loop_file *lf)
 {
 	struct bio *bio;
@@ -1446,12 +1480,16 @@ static void dm_loop_write(struct work_struct *work)
 	struct dm_loop_file *lf = container_of(work, struct dm_loop_file,
 					       writer);
 	unsigned int flags = enter_fs();
+	bool lingers = may_linger(lf, lf->writer_left);
 	struct bio *bio;
 
 	while ((bio = next_write(lf))) {
 		do_file_io(lf, bio);
 		cond_resched();
+		if (lingers)
+			linger(&lf->writes);
 	}
+	lf->writer_left = local_clock();
 	leave_fs(flags);
 }
 
@@ -1537,13 +1575,10 @@ static void file_nowait(struct dm_loop_file *lf, struct bio *bio)
 		nowait_done(iocb, n);
 }
 
-/* In the page cache of a filesystem that has nothing else. */
 static bool is_quick(const struct dm_loop_file *lf, struct bio *bio)
 {
-	unsigned long magic = lf->inode->i_sb->s_magic;
-
-	return (magic == TMPFS_MAGIC || magic == RAMFS_MAGIC) &&
-	       bio_op(bio) == REQ_OP_READ && bio_sectors(bio) <= QUICK_SECTORS;
+	return is_memory(lf) && bio_op(bio) == REQ_OP_READ &&
+	       bio_sectors(bio) <= QUICK_SECTORS;
 }
 
 /* Direct I/O, or what may be in the page cache. */
@@ -1887,10 +1922,15 @@ static void dm_loop_work(struct work_struct *work)
 	struct dm_loop_file *lf = container_of(work, struct dm_loop_file,
 					       worker);
 	unsigned int flags = enter_fs();
+	bool lingers = may_linger(lf, lf->worker_left);
 	struct bio_list bios;
 
-	while (take_todo(lf, &bios) && work_round(lf, &bios))
+	while (take_todo(lf, &bios) && work_round(lf, &bios)) {
 		cond_resched();
+		if (lingers)
+			linger(&lf->todo);
+	}
+	lf->worker_left = local_clock();
 	leave_fs(flags);
 }
 

@@ -150,8 +150,10 @@ enum dm_loop_failed {
  * @working: @worker runs, or is about to, and looks at @todo before it ends;
  *	under @todo_lock
  * @todo: bios for @worker
+ * @worker_left: when it last ended, by local_clock()
  * @writing: the same for @writer and @writes, under @todo_lock
  * @writes: file mode: bios for @writer
+ * @writer_left: when it last ended, by local_clock()
  * @flushes: bios that end when everything is committed
  * @pending: blocks that are written and not yet committed (xfs)
  * @counts: what the status line shows
@@ -204,8 +206,10 @@ struct dm_loop_file {
 	spinlock_t todo_lock; /* see above */
 	bool working;
 	struct bio_list todo;
+	u64 worker_left;
 	bool writing;
 	struct bio_list writes;
+	u64 writer_left;
 	struct bio_list flushes;
 	struct list_head pending;
 	atomic64_t counts[DM_LOOP_NR_COUNTS];
