@@ -98,12 +98,6 @@ static uint32_t stripe_of(uint32_t sector, uint32_t sectors, uint32_t *start,
 
 static uint32_t issued[THREADS], done[THREADS], acks;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-/*
- * Outside of lock.  Held for writing by who must be alone with the device, who
- * need not wait until the others have nothing more to do.
- */
-static pthread_rwlock_t device =
-	PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 static volatile sig_atomic_t stop;
 static int dev, is_file, trace_fd, control = -1;
 static uint32_t dev_sectors;
@@ -120,7 +114,8 @@ static void record(uint32_t kind, uint32_t thread, uint32_t seq,
 		err(1, "trace");
 }
 
-static void log_ioctl(unsigned long cmd, uint32_t flags, const char *message)
+/* In the log, behind all that is safe: see crash_log() in crash-common.bash. */
+static void mark(uint32_t n)
 {
 	static union {
 		struct dm_ioctl dmi;
@@ -128,35 +123,17 @@ static void log_ioctl(unsigned long cmd, uint32_t flags, const char *message)
 	} u;
 	struct dm_target_msg *msg;
 
+	if (control < 0)
+		return;
 	memset(&u, 0, sizeof(u));
 	u.dmi.version[0] = 4;
 	u.dmi.data_size = sizeof(u);
 	u.dmi.data_start = sizeof(u.dmi);
-	u.dmi.flags = flags;
 	snprintf(u.dmi.name, sizeof(u.dmi.name), "%s", log_name);
 	msg = (struct dm_target_msg *)(u.space + sizeof(u.dmi));
-	snprintf(msg->message, 100, "%s", message);
-	if (ioctl(control, cmd, &u))
+	snprintf(msg->message, 100, "mark ack\\ %u", n);
+	if (ioctl(control, DM_TARGET_MSG, &u))
 		err(1, "cannot mark the log");
-}
-
-/*
- * A flush under way has the writes that it makes safe with it, and brings them
- * to the log at its end (log_writes_map()). Another one may come and end while
- * it is, and its promise would be in the log before the writes. A suspend, which
- * itself flushes nothing, waits for those that are under way.
- */
-static void mark(uint32_t n)
-{
-	char text[40];
-
-	if (control < 0)
-		return;
-	snprintf(text, sizeof(text), "mark ack\\ %u", n);
-	log_ioctl(DM_DEV_SUSPEND, DM_SUSPEND_FLAG | DM_SKIP_LOCKFS_FLAG |
-		  DM_NOFLUSH_FLAG, "");
-	log_ioctl(DM_TARGET_MSG, 0, text);
-	log_ioctl(DM_DEV_SUSPEND, 0, "");
 }
 
 static void flush(void)
@@ -223,38 +200,19 @@ static void do_op(uint32_t kind, uint32_t me, uint32_t sector, uint32_t count,
 	pthread_mutex_unlock(&lock);
 }
 
-/*
- * log-writes logs a FUA write at once, and what was written before it at the next
- * flush: replayed, older data of the same block would come after it.  So nothing
- * is left to flush when one is written.
- */
-static void write_sync(uint32_t me, uint32_t sector, uint32_t count, char *buf)
-{
-	pthread_rwlock_wrlock(&device);
-	flush();
-	do_op(WRITE, me, sector, count, buf, RWF_DSYNC);
-	pthread_rwlock_unlock(&device);
-}
-
 static void do_random_op(uint32_t r, uint32_t me, uint32_t sector,
 			 uint32_t count, char *buf)
 {
 	uint32_t start, end;
 
-	if (r == 2 || r == 3) {
-		write_sync(me, sector, count, buf);
-		return;
-	}
-	pthread_rwlock_rdlock(&device);
 	if (r == 0) {
 		do_op(ZERO, me, sector, count, buf, 0);
 	} else if (r == 1) {
 		stripe_of(sector, dev_sectors, &start, &end);
 		do_op(DISCARD, me, start, end - start, buf, 0);
 	} else {
-		do_op(WRITE, me, sector, count, buf, 0);
+		do_op(WRITE, me, sector, count, buf, r < 4 ? RWF_DSYNC : 0);
 	}
-	pthread_rwlock_unlock(&device);
 }
 
 static void *writer(void *arg)

@@ -52,16 +52,31 @@ crash_image()
 }
 
 # crash_log: from now on all that is written to the host's disk is logged.
+#
+# log-writes takes what a flush makes safe along when that begins, and logs it when it ends. Of
+# two at a time the second can log newer data of a block first, and a mark can come before data
+# that was promised. A FUA write is logged at once, before older data of its block. The loop
+# driver is there because all its requests go through a queue that does one flush after the
+# other, and makes a write and a flush of FUA.
 crash_log()
 {
 	umount /mnt/host
 	dd if=/dev/ram0 of=/dev/ram1 bs=1M iflag=direct oflag=direct status=none
 	dmsetup create log --table "0 $((crash_disk_mib << 11)) log-writes /dev/ram0 $(disk 1)"
-	mount -o "$crash_mount" /dev/mapper/log /mnt/host
+	crash_node=$(losetup --direct-io=on -f --show /dev/mapper/log)
+	mount -o "$crash_mount" "$crash_node" /mnt/host
 	dmsetup message log 0 mark begin
 }
 
-# crash_end: all that was written must be in the file; the log is complete.
+# crash_log_end: the log is complete.
+crash_log_end()
+{
+	umount /mnt/host
+	losetup -d "$crash_node"
+	dmsetup remove --retry log
+}
+
+# crash_end: all that was written must be in the file.
 crash_end()
 {
 	dmsetup remove disk
@@ -69,8 +84,7 @@ crash_end()
 		crash check /mnt/host/image "$state/trace" all ${crash_base:+base}
 	[ ! -e /mnt/host/clone ] ||
 		check "the clone is unchanged" crash check /mnt/host/clone /dev/null 0 base
-	umount /mnt/host
-	dmsetup remove log
+	crash_log_end
 }
 
 # What is checked in the mounted filesystem after a power cut; a test may have its own.

@@ -46,8 +46,7 @@ crash_inner()
 	dmsetup status disk >&2
 	dmsetup remove disk
 	check "all that was written" crash_look all
-	umount /mnt/host
-	dmsetup remove log
+	crash_log_end
 	crash_replay 40
 	modprobe -r brd
 }
