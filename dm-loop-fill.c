@@ -64,6 +64,9 @@
 /* All but the first run of a round: cheap, if there is memory. */
 static struct bio_set dm_loop_more_runs;
 
+/* Parts of bios that lie in several extents, if there is memory. */
+static struct bio_set dm_loop_pieces;
+
 /**
  * struct dm_loop_plan - blocks that are to be filled by one write
  * @ext: the extent that holds them
@@ -1728,12 +1731,9 @@ static bool find_place(struct dm_loop_file *lf, struct bio *bio,
 	       lookup(lf, bio_start(bio), r) && r->state != DM_LOOP_FILLED;
 }
 
-/* Who has pieces to fill must not wait for one: those may be all there are. */
-static struct bio *split_piece(struct dm_loop_file *lf, struct bio *bio,
-			       sector_t n, bool may_wait)
+static struct bio *split_piece(struct bio *bio, sector_t n)
 {
-	struct bio *piece = bio_split(bio, n, may_wait ? GFP_NOIO : GFP_NOWAIT,
-				      &lf->pieces);
+	struct bio *piece = bio_split(bio, n, GFP_NOWAIT, &dm_loop_pieces);
 
 	/* Before 6.13 it is NULL. */
 	if (IS_ERR_OR_NULL(piece))
@@ -1742,11 +1742,43 @@ static struct bio *split_piece(struct dm_loop_file *lf, struct bio *bio,
 	return piece;
 }
 
+static void piece_done(struct bio *piece)
+{
+	complete(piece->bi_private);
+}
+
 /*
- * The table may have changed since map(): look again, piece by piece.
- * Return: false when there is no memory for a piece before @fills are done.
+ * Without memory for a piece of @n sectors: do it, and wait.  Nothing is kept
+ * in reserve for pieces, as one may wait to be filled, or be cut again, while
+ * the next is needed.
  */
-static bool route(struct dm_loop_file *lf, struct bio *bio,
+static void do_piece(struct dm_loop_file *lf, struct bio *bio, sector_t n,
+		     const struct dm_loop_range *r)
+{
+	DECLARE_COMPLETION_ONSTACK(done);
+	struct bio_list fills = BIO_EMPTY_LIST, later = BIO_EMPTY_LIST;
+	struct bio piece;
+
+	if (bio_init_clone(bio->bi_bdev, &piece, bio, GFP_NOIO)) {
+		bio->bi_status = BLK_STS_RESOURCE;
+	} else {
+		piece.bi_iter.bi_size = n << SECTOR_SHIFT;
+		piece.bi_end_io = piece_done;
+		piece.bi_private = &done;
+		send(lf, &piece, r, &fills);
+		/* Alone it is the first run of a round, which can always be had. */
+		if (!bio_list_empty(&fills))
+			fill_round(lf, &fills, &later);
+		wait_for_completion_io(&done);
+		if (piece.bi_status)
+			bio->bi_status = piece.bi_status;
+		bio_uninit(&piece);
+	}
+	bio_advance(bio, n << SECTOR_SHIFT);
+}
+
+/* The table may have changed since map(): look again, piece by piece. */
+static void route(struct dm_loop_file *lf, struct bio *bio,
 		  struct bio_list *fills)
 {
 	struct dm_loop_range r;
@@ -1756,19 +1788,17 @@ static bool route(struct dm_loop_file *lf, struct bio *bio,
 	do {
 		if (!find_place(lf, bio, &r)) {
 			end_bio(bio, -EIO);
-			return true;
+			return;
 		}
 		n = r.start + r.len - bio_start(bio);
 		if (op_is_write(bio_op(bio)) && r.state != DM_LOOP_MAPPED)
 			n = min(n, fit_sectors(bio));
-		piece = bio;
-		if (n < bio_sectors(bio))
-			piece = split_piece(lf, bio, n, bio_list_empty(fills));
-		if (!piece)
-			return false;
-		send(lf, piece, &r, fills);
+		piece = n < bio_sectors(bio) ? split_piece(bio, n) : bio;
+		if (piece)
+			send(lf, piece, &r, fills);
+		else
+			do_piece(lf, bio, n, &r);
 	} while (piece != bio);
-	return true;
 }
 
 /*
@@ -1831,12 +1861,8 @@ static void work_on_data(struct dm_loop_file *lf, struct dm_loop_todo *todo)
 	struct bio *bio;
 
 	do {
-		while ((bio = bio_list_pop(data))) {
-			if (route(lf, bio, fills))
-				continue;
-			bio_list_add_head(data, bio);
-			break;
-		}
+		while ((bio = bio_list_pop(data)))
+			route(lf, bio, fills);
 		if (!bio_list_empty(fills))
 			fill_round(lf, fills, &later);
 		/* A round may have mapped what the others are to fill. */
@@ -2077,11 +2103,11 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 	if (bioset_init(&lf->first_runs, 1, offsetof(struct dm_loop_run, bio),
 			BIOSET_NEED_BVECS))
 		return -ENOMEM;
-	if (bioset_init(&lf->pieces, 1, 0, 0))
-		goto free_runs;
 	lf->wq = alloc_workqueue("dm-loop", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
-	if (!lf->wq)
-		goto free_pieces;
+	if (!lf->wq) {
+		bioset_exit(&lf->first_runs);
+		return -ENOMEM;
+	}
 	INIT_WORK(&lf->worker, dm_loop_work);
 	INIT_WORK(&lf->writer, dm_loop_write);
 	INIT_DELAYED_WORK(&lf->retry, dm_loop_retry);
@@ -2097,12 +2123,6 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 	bio_list_init(&lf->flushes);
 	INIT_LIST_HEAD(&lf->pending);
 	return 0;
-
-free_pieces:
-	bioset_exit(&lf->pieces);
-free_runs:
-	bioset_exit(&lf->first_runs);
-	return -ENOMEM;
 }
 
 /**
@@ -2121,7 +2141,6 @@ void dm_loop_worker_exit(struct dm_loop_file *lf)
 	cancel_delayed_work_sync(&lf->flusher);
 	cancel_work_sync(&lf->event);
 	destroy_workqueue(lf->wq);
-	bioset_exit(&lf->pieces);
 	bioset_exit(&lf->first_runs);
 }
 
@@ -2132,13 +2151,22 @@ void dm_loop_worker_exit(struct dm_loop_file *lf)
  */
 int dm_loop_fill_init(void)
 {
-	return bioset_init(&dm_loop_more_runs, 0,
-			   offsetof(struct dm_loop_run, bio),
-			   BIOSET_NEED_BVECS | BIOSET_PERCPU_CACHE);
+	int r;
+
+	r = bioset_init(&dm_loop_pieces, 0, 0, 0);
+	if (r)
+		return r;
+	r = bioset_init(&dm_loop_more_runs, 0,
+			offsetof(struct dm_loop_run, bio),
+			BIOSET_NEED_BVECS | BIOSET_PERCPU_CACHE);
+	if (r)
+		bioset_exit(&dm_loop_pieces);
+	return r;
 }
 
 /** dm_loop_fill_exit() - undo dm_loop_fill_init() */
 void dm_loop_fill_exit(void)
 {
 	bioset_exit(&dm_loop_more_runs);
+	bioset_exit(&dm_loop_pieces);
 }

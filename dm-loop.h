@@ -122,7 +122,6 @@ enum dm_loop_failed {
  * @synced: what @dirtied was when the last such commit began
  * @first_runs: where the first run of a round comes from, after a wait.  Of its
  *	own, as @wq is: files on dm-loop wait for the file below, not it for them.
- * @pieces: the same for parts of bios that lie in several extents
  * @worker: runs dm_loop_work() over @todo
  * @worker_lock: held while @worker changes the file or the table, so that
  *	they can be compared.  Taken inside md->suspend_lock, outside @lock.
@@ -183,7 +182,6 @@ struct dm_loop_file {
 	atomic64_t synced;
 	struct workqueue_struct *wq;
 	struct bio_set first_runs;
-	struct bio_set pieces;
 	struct work_struct worker;
 	struct mutex worker_lock; /* see above */
 	struct mutex sync_lock; /* see above */
