@@ -459,7 +459,8 @@ dmlosetup()
 start_udev()
 {
 	unset DM_DISABLE_UDEV
-	/lib/systemd/systemd-udevd --daemon
+	# It stays where it is started, and that may be a filesystem of the test.
+	(cd / && /lib/systemd/systemd-udevd --daemon)
 	udevadm trigger
 	udevadm settle
 }
