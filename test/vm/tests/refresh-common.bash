@@ -23,17 +23,17 @@ within()
 {
 	local status=0
 	[ "$1 ${2:-}" != "dmsetup remove" ] || verify_before "$@"
-	timeout -k 5 60 "$@" || status=$?
+	timeout -k 5 $((60 * ${DMLOOP_TIME_FACTOR:-1})) "$@" || status=$?
 	[ "$status" -lt 124 ] || fail "hangs: $*"
 	return "$status"
 }
 
-# soon TEXT COMMAND...: must be true within ten seconds.
+# soon TEXT COMMAND...: must be true within ten seconds, or what these are in a slow guest.
 soon()
 {
 	local text=$1 try
 	shift
-	for ((try = 0; try < 100; try++)); do
+	for ((try = 0; try < 100 * ${DMLOOP_TIME_FACTOR:-1}; try++)); do
 		if "$@"; then
 			printf 'ok: %s\n' "$text" >&2
 			return
