@@ -1750,7 +1750,8 @@ static void piece_done(struct bio *piece)
 /*
  * Without memory for a piece of @n sectors: do it, and wait.  Nothing is kept
  * in reserve for pieces, as one may wait to be filled, or be cut again, while
- * the next is needed.
+ * the next is needed.  Nothing is done if the filesystem gave it a place that
+ * is not in one piece: then the caller finds a smaller extent.
  */
 static void do_piece(struct dm_loop_file *lf, struct bio *bio, sector_t n,
 		     const struct dm_loop_range *r)
@@ -1761,20 +1762,23 @@ static void do_piece(struct dm_loop_file *lf, struct bio *bio, sector_t n,
 
 	if (bio_init_clone(bio->bi_bdev, &piece, bio, GFP_NOIO)) {
 		bio->bi_status = BLK_STS_RESOURCE;
-	} else {
-		piece.bi_iter.bi_size = n << SECTOR_SHIFT;
-		piece.bi_end_io = piece_done;
-		piece.bi_private = &done;
-		send(lf, &piece, r, &fills);
-		/* Alone it is the first run of a round, which can always be had. */
-		if (!bio_list_empty(&fills))
-			fill_round(lf, &fills, &later);
+		bio_advance(bio, n << SECTOR_SHIFT);
+		return;
+	}
+	piece.bi_iter.bi_size = n << SECTOR_SHIFT;
+	piece.bi_end_io = piece_done;
+	piece.bi_private = &done;
+	send(lf, &piece, r, &fills);
+	/* Alone it is the first run of a round, which can always be had. */
+	if (!bio_list_empty(&fills))
+		fill_round(lf, &fills, &later);
+	if (bio_list_empty(&later)) {
 		wait_for_completion_io(&done);
 		if (piece.bi_status)
 			bio->bi_status = piece.bi_status;
-		bio_uninit(&piece);
+		bio_advance(bio, n << SECTOR_SHIFT);
 	}
-	bio_advance(bio, n << SECTOR_SHIFT);
+	bio_uninit(&piece);
 }
 
 /* The table may have changed since map(): look again, piece by piece. */
