@@ -55,5 +55,23 @@ first_writes()
 	check "they are what was written" fio_writes "$seed" --verify_only --verify_fatal=1
 	same "so is the file" "$(sync /dev/mapper/disk; digest "$image")" "$(digest /dev/mapper/disk)"
 	dmsetup remove disk
+	rm "$image"
 }
 for_each_fs first_writes
+
+# What a part of a large write is given is not in one piece either.
+scattered()
+{
+	local i
+	# Else there is a large piece that is only kept for hard times.
+	xfs_io -x -c 'resblks 64' "$2" >/dev/null
+	fallocate -l $(($(df -k --output=avail "$2" | tail -n 1) - 2048))K "$2/filler"
+	for ((i = 0; i < 800; i++)); do
+		echo "fpunch $((i * 128))k 64k"
+	done | xfs_io "$2/filler" >/dev/null
+	sync -f "$2"
+	for i in 1 2 3; do
+		first_writes "$@"
+	done
+}
+for_each_fs scattered xfs
