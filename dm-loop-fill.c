@@ -61,6 +61,12 @@
 #define LOCATE_DELAY (HZ / 10)
 #define LOCATE_SECTORS (SZ_1M >> SECTOR_SHIFT)
 
+/* From so many writes on a flush is done by several, each a piece of the file. */
+#define WRITEBACK_MANY 64
+#define WRITEBACK_HELPERS 3U
+#define WRITEBACK_BYTES SZ_4M
+#define WRITEBACK_PAGES (WRITEBACK_BYTES >> PAGE_SHIFT)
+
 /* All but the first run of a round: cheap, if there is memory. */
 static struct bio_set dm_loop_more_runs;
 
@@ -129,6 +135,26 @@ struct dm_loop_pending {
 	struct list_head node;
 	sector_t start;
 	sector_t end;
+};
+
+/**
+ * struct dm_loop_writeback - a flush that several work at
+ * @mapping: of the file
+ * @next: first page that nobody has taken
+ */
+struct dm_loop_writeback {
+	struct address_space *mapping;
+	unsigned long next;
+};
+
+/**
+ * struct dm_loop_helper - one of those who work at a flush
+ * @work: of the workqueue of the file
+ * @wb: what is done
+ */
+struct dm_loop_helper {
+	struct work_struct work;
+	struct dm_loop_writeback *wb;
 };
 
 /**
@@ -1992,6 +2018,68 @@ static void dm_loop_touch(struct work_struct *work)
 
 /* --- flushes ------------------------------------------------------------ */
 
+/* Take the next piece that has dirty pages; *@pos is where it begins, in bytes. */
+static bool take_dirty(struct dm_loop_writeback *wb, loff_t *pos)
+{
+	unsigned long next = READ_ONCE(wb->next), index;
+
+	do {
+		index = next;
+		if (!xa_find(&wb->mapping->i_pages, &index, ULONG_MAX,
+			     PAGECACHE_TAG_DIRTY))
+			return false;
+	} while (!try_cmpxchg(&wb->next, &next, index + WRITEBACK_PAGES));
+	*pos = (loff_t)index << PAGE_SHIFT;
+	return true;
+}
+
+/* That something was not written, fsync will say. */
+static void write_dirty(struct dm_loop_writeback *wb)
+{
+	loff_t pos;
+
+	while (take_dirty(wb, &pos))
+		filemap_fdatawrite_range(wb->mapping, pos,
+					 pos + WRITEBACK_BYTES - 1);
+}
+
+static void dm_loop_help(struct work_struct *work)
+{
+	struct dm_loop_helper *helper = container_of(work,
+						     struct dm_loop_helper,
+						     work);
+	unsigned int flags = enter_fs();
+
+	write_dirty(helper->wb);
+	leave_fs(flags);
+}
+
+/*
+ * fsync writes one page after the other, on one processor.  Where there is a
+ * lot to write it is done in pieces before that, by as many as can help.  Who
+ * has not begun when all pieces are taken need not, so that there is no wait
+ * for memory to make workers of.
+ */
+static void write_side_by_side(struct dm_loop_file *lf)
+{
+	struct dm_loop_writeback wb = { .mapping = lf->file->f_mapping };
+	struct dm_loop_helper helpers[WRITEBACK_HELPERS];
+	unsigned int n = min(num_online_cpus() - 1, WRITEBACK_HELPERS), i;
+
+	if (!n || !mapping_tagged(wb.mapping, PAGECACHE_TAG_DIRTY))
+		return;
+	for (i = 0; i < n; i++) {
+		helpers[i].wb = &wb;
+		INIT_WORK_ONSTACK(&helpers[i].work, dm_loop_help);
+		queue_work(lf->wq, &helpers[i].work);
+	}
+	write_dirty(&wb);
+	for (i = 0; i < n; i++) {
+		cancel_work_sync(&helpers[i].work);
+		destroy_work_on_stack(&helpers[i].work);
+	}
+}
+
 /**
  * dm_loop_sync() - commit what the filesystem has done for us
  * @lf: the backing file
@@ -2013,6 +2101,9 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	dm_loop_count(lf, DM_LOOP_FSYNCS);
 	if (lf->mode == DM_LOOP_MODE_MAPPED && lf->fs && lf->fs->commit)
 		r = lf->fs->commit(lf);
+	if (lf->mode == DM_LOOP_MODE_FILE &&
+	    dirtied - atomic64_read(&lf->synced) >= WRITEBACK_MANY)
+		write_side_by_side(lf);
 	if (!r)
 		r = vfs_fsync(lf->file, 1);
 	/* Only now may a flush that comes meanwhile pass us by. */

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DESCRIPTION: in file mode several write back what a flush finds after many writes, and all of it
+# TIMEOUT: 180
+
+# shellcheck disable=SC2154 # state is set in lib.sh
+tracing=/sys/kernel/tracing
+
+# random_writes COUNT [FIO-OPTIONS...]: of 4 KiB, each somewhere else
+random_writes()
+{
+	local count=$1
+	shift
+	fio --name=writes --filename="$dev" --direct=1 --ioengine=libaio --iodepth=32 --rw=randwrite --bs=4k \
+		--number_ios="$count" --randseed="$seed" --verify=crc32c --output="$state/fio" "$@"
+}
+
+# A flush without one before, as sync(1) of the device writes pages too; n: who wrote back a
+# piece of the file for it.
+flush()
+{
+	trace_begin
+	xfs_io -d -c fsync "$dev"
+	trace_end
+	n=$(sed -n 's/^[^#]*-\([0-9]*\) .* dmloop_piece: .*/\1/p' "$tracing/trace" | sort -u | wc -l)
+}
+
+# Whether one who helps comes before all is done is up to the scheduler.
+helped()
+{
+	local try
+	for ((try = 0; try < 10; try++)); do
+		random_writes 4096 --do_verify=0
+		flush
+		[ "$n" -lt 2 ] || return 0
+	done
+	return 1
+}
+
+by_several()
+{
+	local seed n
+	random seed $((1 << 30))
+	truncate -s 64M "$2/image"
+	dev=$(loop_dev x "$2/image")
+
+	note "many writes"
+	check "several write back" helped
+	drop_caches
+	check "what was written" random_writes 4096 --verify_only
+
+	note "few writes"
+	random_writes 32 --do_verify=0
+	flush
+	check "nobody helps" test "$n" -le 1
+
+	note "one processor"
+	echo 0 >/sys/devices/system/cpu/cpu1/online
+	random_writes 4096 --do_verify=0
+	flush
+	echo 1 >/sys/devices/system/cpu/cpu1/online
+	check "nobody helps" test "$n" -le 1
+	drop_caches
+	check "what was written" random_writes 4096 --verify_only
+	dmsetup remove x
+}
+
+[ -e /sys/devices/system/cpu/cpu1/online ] || skip "one processor"
+echo 0 >"$tracing/options/record-cmd"
+echo 'p:dmloop_piece filemap_fdatawrite_range' >>"$tracing/kprobe_events"
+echo 1 >"$tracing/events/kprobes/dmloop_piece/enable"
+for_each_fs by_several btrfs f2fs
+echo 0 >"$tracing/events/kprobes/dmloop_piece/enable"
+echo >"$tracing/kprobe_events"
