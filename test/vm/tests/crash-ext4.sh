@@ -7,6 +7,8 @@
 # shellcheck source=test/vm/tests/crash-common.bash
 . /dmloop/vm/tests/crash-common.bash
 
-crash_case ext4 sparse 360 40
-crash_case ext4 fallocated 360 40
-crash_case ext4 journalled 360 20
+for ((n = 0; n == 0 || SECONDS < ${DMLOOP_SOAK:-0}; n++)); do
+	crash_case ext4 sparse 360 40
+	crash_case ext4 fallocated 360 40
+	crash_case ext4 journalled 360 20
+done

@@ -51,5 +51,7 @@ crash_inner()
 	modprobe -r brd
 }
 
-crash_inner ext4
-crash_inner xfs
+for ((n = 0; n == 0 || SECONDS < ${DMLOOP_SOAK:-0}; n++)); do
+	crash_inner ext4
+	crash_inner xfs
+done

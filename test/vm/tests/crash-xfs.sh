@@ -7,7 +7,9 @@
 # shellcheck source=test/vm/tests/crash-common.bash
 . /dmloop/vm/tests/crash-common.bash
 
-crash_case xfs sparse 360 35
-crash_case xfs fallocated 360 35
-crash_case xfs reflinked 360 30 unshare
-crash_case xfs reflinked 360 20
+for ((n = 0; n == 0 || SECONDS < ${DMLOOP_SOAK:-0}; n++)); do
+	crash_case xfs sparse 360 35
+	crash_case xfs fallocated 360 35
+	crash_case xfs reflinked 360 30 unshare
+	crash_case xfs reflinked 360 20
+done

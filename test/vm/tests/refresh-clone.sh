@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DESCRIPTION: an image that shares blocks is copied whole, though xfs sets blocks aside for copies next to its data
+# DESCRIPTION: an image that shares blocks is copied whole, though xfs sets blocks aside; on btrfs a snapshot shares them
 # TIMEOUT: 120
 
 # shellcheck disable=SC2154 # state is set in lib.sh
@@ -45,3 +45,14 @@ same "the data of the device" "$(digest "$node")" "$want"
 same "the data of the file" "$(digest "$ext4/new")" "$want"
 dmsetup remove disk
 same "the clone is as it was" "$(cmp -l "$image" "$image.clone" | wc -l)" $((64 * 4096))
+
+note "a snapshot on btrfs, of an image in file mode"
+btrfs=$(mkfs_mount btrfs)
+truncate -s 8M "$btrfs/image"
+node=$(loop_dev disk "$btrfs/image")
+pattern write 1 0 $((4 << 20)) | dd of="$node" bs=64k oflag=direct iflag=fullblock status=none
+want=$(digest "$node")
+matches "how it was made" "$(dmlosetup --snapshot disk "$btrfs/snapshot")" "snapshot: clone of "
+pattern write 2 0 $((4 << 20)) | dd of="$node" bs=64k oflag=direct iflag=fullblock status=none
+same "its data" "$(digest "$btrfs/snapshot")" "$want"
+check "the device has what was written since" pattern check 2 0 $((4 << 20)) <"$node"

@@ -7,17 +7,6 @@
 
 : "${state:?is set by lib.sh}"
 
-# turn N COUNT: is it still the turn of number N of COUNT? With DMLOOP_SOAK=SECONDS the
-# test goes on for that long, whatever COUNT is.
-turn()
-{
-	if [ -n "${DMLOOP_SOAK:-}" ]; then
-		((SECONDS < DMLOOP_SOAK))
-	else
-		(($1 < $2))
-	fi
-}
-
 # within COMMAND...: it must not hang. A guest may be slow, but not that slow.
 within()
 {

@@ -78,6 +78,7 @@ killed()
 		matches "the last one has done it" "$(<"$state/said")" ' extents before, [0-9]+ now'
 		fails '' is_scattered "$image"
 	done
+	kill_signal=INT kill_each "--defrag" ioctl whole do_defrag
 	writer_stop
 	dmlosetup -d disk
 }

@@ -103,7 +103,8 @@ killed()
 	note "killed"
 	truncate -s 4M "$here/image"
 	writer_start "$(loop_dev disk "$here/image")" $((4 << 20))
-	kill_each "--replace" "ioctl fsync fallocate ftruncate" whole do_replace
+	kill_each "--replace" "ioctl fsync fallocate ftruncate pwrite64" whole do_replace
+	kill_signal=INT kill_each "--replace" "ioctl pwrite64" whole do_replace
 	writer_stop
 	dmlosetup -d disk
 }

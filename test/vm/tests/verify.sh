@@ -51,6 +51,7 @@ said good ok 0
 status=0
 text=$(command dmlosetup --verify) || status=$?
 matches "--verify of all" "${text//$'\n'/; }: $status" '^/dev/mapper/good: ok.*/dev/mapper/wrong: differs.*: 1$'
+same "--verify -a" "$(command dmlosetup --verify -a || true)" "$text"
 matches "what is looked at after each test" "$(verify_devices)" '^/dev/mapper/wrong: differs'
 first_extent $((was))
 said wrong ok 0
