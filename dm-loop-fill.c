@@ -638,8 +638,17 @@ static int write_alone(struct dm_loop_file *lf, struct bio *bio)
 	iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
 	iocb.ki_flags |= IOCB_DIRECT;
 	/* A short write comes before the error that cut it. */
-	while (n > 0 && iov_iter_count(&iter))
+	while (n > 0 && iov_iter_count(&iter)) {
 		n = lf->file->f_op->write_iter(&iocb, &iter);
+		/*
+		 * To older kernels each piece of memory must be whole sectors
+		 * of the disk (iov_iter_is_aligned()); the page cache copies.
+		 */
+		if (n == -EINVAL && (iocb.ki_flags & IOCB_DIRECT)) {
+			iocb.ki_flags &= ~IOCB_DIRECT;
+			n = 1;
+		}
+	}
 	return n > 0 ? 0 : n ?: -EIO;
 }
 
