@@ -972,7 +972,7 @@ static int attach(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	if (r) {
 		list_del(&lt->node);
 		if (list_empty(&lf->targets))
-			unpin(lf);
+			release(lf);
 		return r;
 	}
 	lt->by_file = lf->mode == DM_LOOP_MODE_FILE;

@@ -141,10 +141,12 @@ struct dm_loop_pending {
  * struct dm_loop_writeback - a flush that several work at
  * @mapping: of the file
  * @next: first page that nobody has taken
+ * @error: 0 or the first negative errno
  */
 struct dm_loop_writeback {
 	struct address_space *mapping;
 	unsigned long next;
+	int error;
 };
 
 /**
@@ -167,9 +169,9 @@ struct dm_loop_helper {
  * @written: a range was written and has to be committed
  * @commit: make what was written known to the filesystem, before fsync
  *
- * @prepare, @written and @commit may be NULL.  All may sleep; all but @supported are
- * called by the worker (@commit by the flusher) with the filesystem kept from
- * freezing.
+ * @prepare, @written and @commit may be NULL.  All may sleep.  The worker calls
+ * all but @supported, with the filesystem kept from freezing; others call @locate
+ * under lf->lock, and @commit under lf->sync_lock.
  */
 struct dm_loop_fs {
 	const char *name;
@@ -1386,6 +1388,7 @@ static int file_rw(struct dm_loop_file *lf, struct bio *bio)
 			    fop->read_iter(&iocb, &iter);
 		/* Some say only now that they cannot do it direct. */
 		if (n == -EINVAL && (iocb.ki_flags & IOCB_DIRECT)) {
+			no_longer_direct(lf);
 			WRITE_ONCE(lf->dio_align, 0);
 			n = 1;
 		}
@@ -2037,19 +2040,28 @@ static bool take_dirty(struct dm_loop_writeback *wb, loff_t *pos)
 		if (!xa_find(&wb->mapping->i_pages, &index, ULONG_MAX,
 			     PAGECACHE_TAG_DIRTY))
 			return false;
+		/* It may be the head of a folio that was taken in part. */
+		index = max(index, next);
 	} while (!try_cmpxchg(&wb->next, &next, index + WRITEBACK_PAGES));
 	*pos = (loff_t)index << PAGE_SHIFT;
 	return true;
 }
 
-/* That something was not written, fsync will say. */
+/*
+ * Where ext4 finds no place for a page that it has promised one, the page is
+ * dropped, and only we are told (mpage_map_and_submit_extent()).
+ */
 static void write_dirty(struct dm_loop_writeback *wb)
 {
 	loff_t pos;
+	int r;
 
-	while (take_dirty(wb, &pos))
-		filemap_fdatawrite_range(wb->mapping, pos,
-					 pos + WRITEBACK_BYTES - 1);
+	while (take_dirty(wb, &pos)) {
+		r = filemap_fdatawrite_range(wb->mapping, pos,
+					     pos + WRITEBACK_BYTES - 1);
+		if (r)
+			cmpxchg(&wb->error, 0, r);
+	}
 }
 
 static void dm_loop_help(struct work_struct *work)
@@ -2063,20 +2075,28 @@ static void dm_loop_help(struct work_struct *work)
 	leave_fs(flags);
 }
 
+/* Not over a network, where each piece may be a commit of its own. */
+static bool has_many_dirty(const struct dm_loop_file *lf, s64 writes)
+{
+	return lf->mode == DM_LOOP_MODE_FILE && writes >= WRITEBACK_MANY &&
+	       (lf->inode->i_sb->s_type->fs_flags & FS_REQUIRES_DEV) &&
+	       mapping_tagged(lf->file->f_mapping, PAGECACHE_TAG_DIRTY);
+}
+
 /*
  * fsync writes one page after the other, on one processor.  Where there is a
  * lot to write it is done in pieces before that, by as many as can help.  Who
  * has not begun when all pieces are taken need not, so that there is no wait
  * for memory to make workers of.
  */
-static void write_side_by_side(struct dm_loop_file *lf)
+static int write_side_by_side(struct dm_loop_file *lf)
 {
 	struct dm_loop_writeback wb = { .mapping = lf->file->f_mapping };
 	struct dm_loop_helper helpers[WRITEBACK_HELPERS];
 	unsigned int n = min(num_online_cpus() - 1, WRITEBACK_HELPERS), i;
 
-	if (!n || !mapping_tagged(wb.mapping, PAGECACHE_TAG_DIRTY))
-		return;
+	if (!n)
+		return 0;
 	for (i = 0; i < n; i++) {
 		helpers[i].wb = &wb;
 		INIT_WORK_ONSTACK(&helpers[i].work, dm_loop_help);
@@ -2087,6 +2107,7 @@ static void write_side_by_side(struct dm_loop_file *lf)
 		cancel_work_sync(&helpers[i].work);
 		destroy_work_on_stack(&helpers[i].work);
 	}
+	return wb.error;
 }
 
 /**
@@ -2099,7 +2120,7 @@ static void write_side_by_side(struct dm_loop_file *lf)
 int dm_loop_sync(struct dm_loop_file *lf)
 {
 	s64 dirtied;
-	int r = 0;
+	int r = 0, err;
 
 	mutex_lock(&lf->sync_lock);
 	dirtied = atomic64_read(&lf->dirtied);
@@ -2110,11 +2131,11 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	dm_loop_count(lf, DM_LOOP_FSYNCS);
 	if (lf->mode == DM_LOOP_MODE_MAPPED && lf->fs && lf->fs->commit)
 		r = lf->fs->commit(lf);
-	if (lf->mode == DM_LOOP_MODE_FILE &&
-	    dirtied - atomic64_read(&lf->synced) >= WRITEBACK_MANY)
-		write_side_by_side(lf);
-	if (!r)
-		r = vfs_fsync(lf->file, 1);
+	if (has_many_dirty(lf, dirtied - atomic64_read(&lf->synced)))
+		r = write_side_by_side(lf);
+	/* Also after an error, so that it is told but once. */
+	err = vfs_fsync(lf->file, 1);
+	r = r ?: err;
 	/* Only now may a flush that comes meanwhile pass us by. */
 	if (!r)
 		atomic64_set(&lf->synced, dirtied);
@@ -2163,6 +2184,14 @@ static void end_flush(struct dm_loop_file *lf, struct bio *bio, int r)
 	}
 }
 
+static void take_flushes(struct dm_loop_file *lf, struct bio_list *bios)
+{
+	spin_lock_irq(&lf->todo_lock);
+	bio_list_merge(bios, &lf->flushes);
+	bio_list_init(&lf->flushes);
+	spin_unlock_irq(&lf->todo_lock);
+}
+
 static void dm_loop_flush(struct work_struct *work)
 {
 	struct dm_loop_file *lf = container_of(to_delayed_work(work),
@@ -2173,10 +2202,8 @@ static void dm_loop_flush(struct work_struct *work)
 	struct bio *bio;
 	int r;
 
-	spin_lock_irq(&lf->todo_lock);
-	bios = lf->flushes;
-	bio_list_init(&lf->flushes);
-	spin_unlock_irq(&lf->todo_lock);
+	bio_list_init(&bios);
+	take_flushes(lf, &bios);
 	/* A commit needs a transaction, which a frozen filesystem has not. */
 	if (!sb_start_write_trylock(sb)) {
 		keep_held(lf, &bios, &lf->flushes);
@@ -2185,6 +2212,9 @@ static void dm_loop_flush(struct work_struct *work)
 	}
 	flags = enter_fs();
 	r = dm_loop_sync(lf);
+	/* The filesystem tells it once, and theirs may be among what is lost. */
+	if (r)
+		take_flushes(lf, &bios);
 	if (!bio_list_empty(&bios) && test_and_clear_bit(0, &lf->lost) && !r)
 		r = -EIO;
 	while ((bio = bio_list_pop(&bios)))
