@@ -104,9 +104,12 @@ freeze()
 
 	note "remove"
 	put 7 1
+	# a fill, which is not committed
+	put 7 5
 	fsfreeze -f "$2"
 	check "remove does not hang" timeout 20 dmsetup remove x
 	check "the data is read from the file" pattern check 7 0 $((1 << 20)) < <(tail -c +1048577 "$file")
+	fails 'shorter than the table' timeout 20 dmsetup create y --table "0 $((1 << 20)) loop $file 0"
 	fsfreeze -u "$2"
 	for ((i = 0; i < 40; i++)); do
 		! dd if=/dev/null of="$file" conv=notrunc status=none 2>/dev/null || break
