@@ -119,7 +119,7 @@ static int write_zeroes(const struct hold *h, int fd, uint64_t pos,
 
 /*
  * What the device gets is to hold data. Some of it may have been in the file
- * already: a command that was killed leaves blocks that are not written.
+ * already, in blocks that are not written.
  */
 static int write_unwritten(const struct hold *h, const struct change *c, int fd)
 {
@@ -215,7 +215,7 @@ static int apply(const struct change *c)
 	char *reason;
 	int err;
 
-	err = hold_begin(&h, c->dev);
+	err = hold_begin_resize(&h, c->dev, c->old_size, c->new_size);
 	if (err)
 		return err;
 	err = change_held(&h, c);

@@ -249,6 +249,8 @@ struct hold {
 	struct dm_state old;	/* its table, to go back to */
 	struct loop_device *lines;	/* the same, and which files they are on */
 	size_t nr_lines;
+	uint64_t old_size;	/* of the file, in bytes */
+	uint64_t new_size;	/* the same, unless it is being resized */
 	bool suspended;
 	double since;
 	double seconds;		/* how long it was suspended */
@@ -257,6 +259,8 @@ struct hold {
 
 double now(void);
 int hold_begin(struct hold *h, const struct loop_device *dev);
+int hold_begin_resize(struct hold *h, const struct loop_device *dev,
+		      uint64_t old_size, uint64_t new_size);
 int hold_keep(const struct hold *h);
 int hold_load(const struct hold *h, uint64_t sectors);
 int hold_load_params(const struct hold *h, char *params);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -72,6 +73,28 @@ static void resume(const struct hold *h)
 		resume_patiently(name);
 }
 
+/*
+ * What a resize was at when it was killed is finished if all that is left is
+ * to resume, and undone otherwise. A larger file comes before the table for
+ * it, a shorter one after.
+ */
+static int settle_size(const struct hold *h, const struct dm_state *is)
+{
+	const struct loop_device *dev = h->lines;
+	uint64_t size;
+	struct stat st;
+
+	if (h->old_size == h->new_size ||
+	    stat(dev->table.path, &st) || !device_on_file(dev, &st))
+		return 0;
+	size = st.st_size;
+	if (is->inactive_table && size > h->new_size)
+		return dm_clear(is->id.name);
+	if (!is->inactive_table && size > h->old_size && size <= h->new_size)
+		return truncate(dev->table.path, h->old_size);
+	return 0;
+}
+
 /* In the guard. The device may be another one of the same name by now. */
 static void undo_hold(void *arg)
 {
@@ -81,10 +104,12 @@ static void undo_hold(void *arg)
 	if (!dm_read(h->old.id.name, true, &is) &&
 	    is.id.major == h->old.id.major && is.id.minor == h->old.id.minor &&
 	    !strcmp(is.id.uuid, h->old.id.uuid)) {
-		if (is.suspended)
+		if (is.suspended) {
+			settle_size(h, &is);
 			resume(h);
-		else if (is.inactive_table)
+		} else if (is.inactive_table) {
 			dm_clear(is.id.name);
+		}
 	}
 	dm_state_free(&is);
 }
@@ -115,13 +140,24 @@ static int suspend(struct hold *h)
 	return guard_keep(&h->guard);
 }
 
-/* Says why when it fails; then the device is as it was. */
 int hold_begin(struct hold *h, const struct loop_device *dev)
+{
+	return hold_begin_resize(h, dev, 0, 0);
+}
+
+/*
+ * Says why when it fails; then the device is as it was. The sizes are those
+ * of the file, in bytes, if they differ.
+ */
+int hold_begin_resize(struct hold *h, const struct loop_device *dev,
+		      uint64_t old_size, uint64_t new_size)
 {
 	int err;
 
 	memset(h, 0, sizeof(*h));
 	h->dev = dev;
+	h->old_size = old_size;
+	h->new_size = new_size;
 	h->guard.fd = -1;
 	h->kmsg = kmsg_open();
 	signals_hold();

@@ -12,14 +12,6 @@ size()
 	blockdev --getsize64 /dev/mapper/disk
 }
 
-# among TEXT GOT WORD...: it must be one of them
-among()
-{
-	local text=$1 got=$2
-	shift 2
-	matches "$text: $got" " $* " " $got "
-}
-
 # resized SIZE: what the next command is to make of it, and what it was
 resized()
 {
@@ -34,9 +26,7 @@ usable()
 	same "$1" "$(dmsetup info -c --noheadings -o suspended,tables_loaded disk)" Active:Live
 	writer_goes_on
 	dev=$(size) file=$(stat -c %s image)
-	among "the device is the old or the new one" "$dev" "${had% *}" "$wanted"
-	among "so is the file" "$file" "${had#* }" "$wanted"
-	check "it is not too short" test "$file" -ge "$dev"
+	matches "device and file are as before, or all is done: $dev $file" " $had, $wanted $wanted," " $dev $file,"
 	table_is_right disk
 }
 
