@@ -257,7 +257,7 @@ kill_each()
 	for call in $calls; do
 		kills=0
 		for ((n = 1; n < 80; n += gap + 1)); do
-			random gap $((8 / $(rounds 8)))
+			random gap $((16 / $(rounds 8) - 1))
 			status=0
 			# A shell without job control has its background ignore ^C
 			"$@" "$n" env --default-signal=INT strace -qq -o /dev/null -e "trace=$call" \
