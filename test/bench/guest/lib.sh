@@ -25,16 +25,17 @@ emit()
 	printf '%s\n' "$*"
 }
 
-# null_disks N GIB [OPTIONS...]: /dev/nullb0... in memory, written once from end to end, as
-# a page that null_blk allocates at the first touch would cost more than the path.
+# null_disks N GIB WRITTEN [OPTIONS...]: /dev/nullb0... in memory, the first WRITTEN GiB written
+# once, as a page that null_blk allocates at the first touch would cost more than the path.
 null_disks()
 {
-	local n=$1 gib=$2 i
-	shift 2
+	local n=$1 gib=$2 written=$3 i
+	shift 3
+	modprobe -r null_blk
 	modprobe null_blk nr_devices="$n" gb="$gib" bs=$sector memory_backed=1 queue_mode=2 irqmode=0 "$@"
 	for ((i = 0; i < n; i++)); do
 		check_device "/dev/nullb$i"
-		dd if=/dev/zero of="/dev/nullb$i" bs=1M oflag=direct status=none count=$((gib * 1024))
+		dd if=/dev/zero of="/dev/nullb$i" bs=1M oflag=direct status=none count=$((written * 1024))
 	done
 }
 

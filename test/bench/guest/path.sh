@@ -28,7 +28,7 @@ run()
 }
 
 # One disk for the filesystem, one of the same kind for raw and linear.
-null_disks 2 1
+null_disks 2 1 1
 dmsetup create linear --table "0 $(sectors /dev/nullb1) linear /dev/nullb1 0"
 for fs in ext4 xfs; do
 	new_fs $fs /dev/nullb0
