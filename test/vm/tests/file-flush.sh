@@ -32,7 +32,7 @@ helped()
 	local try tries=2
 	[ -z "$probes" ] || tries=10
 	for ((try = 0; try < tries; try++)); do
-		random_writes 4096 --do_verify=0
+		random_writes "$many" --do_verify=0
 		flush
 		[ "$n" -lt 2 ] || return 0
 	done
@@ -41,15 +41,16 @@ helped()
 
 by_several()
 {
-	local seed n
+	local seed n many
 	random seed $((1 << 30))
+	many=$(rounds 4096)
 	truncate -s 64M "$2/image"
 	dev=$(loop_dev x "$2/image")
 
 	note "many writes"
 	check "several write back" helped
 	drop_caches
-	check "what was written" random_writes 4096 --verify_only
+	check "what was written" random_writes "$many" --verify_only
 
 	note "few writes"
 	random_writes 32 --do_verify=0
@@ -58,12 +59,12 @@ by_several()
 
 	note "one processor"
 	echo 0 >/sys/devices/system/cpu/cpu1/online
-	random_writes 4096 --do_verify=0
+	random_writes "$many" --do_verify=0
 	flush
 	echo 1 >/sys/devices/system/cpu/cpu1/online
 	check "nobody helps" test "$n" -le 1
 	drop_caches
-	check "what was written" random_writes 4096 --verify_only
+	check "what was written" random_writes "$many" --verify_only
 	dmsetup remove x
 }
 
