@@ -164,48 +164,76 @@ static int extend(const struct hold *h, const struct change *c, int fd)
 	return ftruncate(fd, c->new_size) ? -errno : 0;
 }
 
-/* The device is suspended. On an error the file has its old size again. */
-static int resize_file(const struct hold *h, const struct change *c)
+/* The device is suspended: the file as it was planned with, for writing. */
+static int open_file(const struct change *c)
 {
+	int fd = open(c->dev->table.path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	struct stat st;
-	int fd, err = 0;
 
-	if (c->new_size == c->old_size && !c->written)
-		return 0;
-	fd = open(c->dev->table.path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
 		return -errno;
-	if (fstat(fd, &st) || !device_on_file(c->dev, &st) ||
-	    (uint64_t)st.st_size != c->old_size)
-		err = -ESTALE;
-	else if (c->new_size > c->old_size)
+	if (!fstat(fd, &st) && device_on_file(c->dev, &st) &&
+	    (uint64_t)st.st_size == c->old_size)
+		return fd;
+	close(fd);
+	return -ESTALE;
+}
+
+/* What the new table needs. On an error the file has its old size again. */
+static int add_to_file(const struct hold *h, const struct change *c)
+{
+	bool longer = c->new_size > c->old_size;
+	bool zeroes = c->written && c->sectors > c->dev->length;
+	int fd, err = 0;
+
+	if (!longer && !zeroes)
+		return 0;
+	fd = open_file(c);
+	if (fd < 0)
+		return fd;
+	if (longer)
 		err = extend(h, c, fd);
-	else if (ftruncate(fd, c->new_size))
-		err = -errno;
-	if (!err && c->written)
+	if (!err && zeroes)
 		err = write_unwritten(h, c, fd);
-	if (err && err != -ESTALE && ftruncate(fd, c->old_size))
-		note("the file keeps what was added to it");
 	if (!err && fsync(fd))
 		err = -errno;
+	if (err && longer && ftruncate(fd, c->old_size))
+		note("the file keeps what was added to it");
+	close(fd);
+	return err;
+}
+
+/* What the new table needs no more; from here on the old one cannot be resumed. */
+static int cut_file(const struct change *c)
+{
+	int fd, err = 0;
+
+	if (c->new_size >= c->old_size)
+		return 0;
+	fd = open_file(c);
+	if (fd < 0)
+		return fd;
+	if (ftruncate(fd, c->new_size))
+		err = -errno;
+	else if (fsync(fd))
+		note("cannot sync %s: %s", shown(c->dev->table.path),
+		     strerror(errno));
 	close(fd);
 	return err;
 }
 
 /*
  * Every moment in between is one that a resume can take: the file is never
- * shorter than the table that would be resumed says.
+ * shorter than the table that would be resumed says. The guard knows the order.
  */
 static int change_held(const struct hold *h, const struct change *c)
 {
 	int err;
 
-	if (c->sectors >= c->dev->length) {
-		err = resize_file(h, c);
-		return err ? err : hold_load(h, c->sectors);
-	}
-	err = hold_load(h, c->sectors);
-	return err ? err : resize_file(h, c);
+	err = add_to_file(h, c);
+	if (!err)
+		err = hold_load(h, c->sectors);
+	return err ? err : cut_file(c);
 }
 
 static int apply(const struct change *c)
