@@ -7,8 +7,8 @@
  * One worker for each backing file does the bios that wait for something, in
  * rounds: it takes all there are, sends those that turn out to be mapped on
  * their way, merges the others into runs and lets the filesystem write them,
- * waits, and enters the blocks into the extent table.  As nobody else changes
- * the table or fills the file, there is no lock over any of this.  Flushes
+ * waits, and enters the blocks into the extent table.  As nobody else fills
+ * the file or gives blocks back, there is no lock over any of this.  Flushes
  * have a work item of their own, so that a commit does not hold up fills.
  */
 #include <linux/blk-cgroup.h>

@@ -13,6 +13,7 @@
 #include <linux/log2.h>
 #include <linux/memcontrol.h>
 #include <linux/module.h>
+#include <linux/sched/mm.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
 
@@ -623,13 +624,16 @@ static void loop_status(struct dm_target *ti, status_type_t type,
 {
 	struct dm_loop_target *lt = ti->private;
 	u64 offset = (u64)lt->start << SECTOR_SHIFT;
+	unsigned int noio;
 	size_t sz = 0;
 
 	switch (type) {
 	case STATUSTYPE_INFO:
+		noio = memalloc_noio_save();
 		mutex_lock(&lt->lf->lock);
 		emit_info(lt, result, maxlen);
 		mutex_unlock(&lt->lf->lock);
+		memalloc_noio_restore(noio);
 		break;
 	case STATUSTYPE_TABLE:
 		sz = emit_path(lt->path, result, sz, maxlen);
