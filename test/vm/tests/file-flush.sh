@@ -39,6 +39,15 @@ helped()
 	[ -z "$probes" ]
 }
 
+one_processor()
+{
+	local status=0
+	echo 0 >/sys/devices/system/cpu/cpu1/online
+	"$@" || status=$?
+	echo 1 >/sys/devices/system/cpu/cpu1/online
+	return "$status"
+}
+
 by_several()
 {
 	local seed n many
@@ -58,10 +67,8 @@ by_several()
 	check "nobody helps" test "$n" -le 1
 
 	note "one processor"
-	echo 0 >/sys/devices/system/cpu/cpu1/online
 	random_writes "$many" --do_verify=0
-	flush
-	echo 1 >/sys/devices/system/cpu/cpu1/online
+	one_processor flush
 	check "nobody helps" test "$n" -le 1
 	drop_caches
 	check "what was written" random_writes "$many" --verify_only
@@ -69,12 +76,11 @@ by_several()
 }
 
 [ -e /sys/devices/system/cpu/cpu1/online ] || skip "one processor"
-echo 0 >"$tracing/options/record-cmd"
 probes=
 if [ -e "$tracing/kprobe_events" ]; then
 	probes=1
 	echo 'p:dmloop_piece filemap_fdatawrite_range' >>"$tracing/kprobe_events"
-	echo 1 >"$tracing/events/kprobes/dmloop_piece/enable"
+	trace_events kprobes/dmloop_piece
 else
 	note "a kernel without probes: who helps is not seen"
 fi
