@@ -1349,19 +1349,28 @@ static bool can_direct(struct dm_loop_file *lf, const struct iov_iter *iter,
  */
 static void no_longer_direct(struct dm_loop_file *lf)
 {
-	if (!READ_ONCE(lf->mixed)) {
-		mutex_lock(&lf->worker_lock);
-		WRITE_ONCE(lf->mixed, true);
-		mutex_unlock(&lf->worker_lock);
-	}
+	WRITE_ONCE(lf->mixed, true);
+	/* Pairs with begin_direct_write(): one of the two sees the other. */
+	smp_mb();
 	wait_var_event(&lf->direct_writes, !atomic_read(&lf->direct_writes));
 }
 
 /* Called before the bio ends, so that the file is still there. */
-static void direct_write_done(struct dm_loop_file *lf)
+static void end_direct_write(struct dm_loop_file *lf)
 {
 	if (atomic_dec_and_test(&lf->direct_writes))
 		wake_up_var(&lf->direct_writes);
+}
+
+static bool begin_direct_write(struct dm_loop_file *lf)
+{
+	atomic_inc(&lf->direct_writes);
+	/* Pairs with no_longer_direct(). */
+	smp_mb__after_atomic();
+	if (!READ_ONCE(lf->mixed))
+		return true;
+	end_direct_write(lf);
+	return false;
 }
 
 static int file_rw(struct dm_loop_file *lf, struct bio *bio)
@@ -1516,22 +1525,20 @@ static struct bio *next_write(struct dm_loop_file *lf)
 	return bio;
 }
 
-static void dm_loop_write(struct work_struct *work)
+/* Direct writes go on by themselves, and nobody uses the page cache. */
+static bool can_async(const struct dm_loop_file *lf)
 {
-	struct dm_loop_file *lf = container_of(work, struct dm_loop_file,
-					       writer);
-	unsigned int flags = enter_fs();
-	bool lingers = may_linger(lf, lf->writer_left);
-	struct bio *bio;
+	return READ_ONCE(lf->dio_align) && !READ_ONCE(lf->mixed) &&
+	       (lf->file->f_mode & FMODE_NOWAIT);
+}
 
-	while ((bio = next_write(lf))) {
-		do_file_io(lf, bio);
-		cond_resched();
-		if (lingers)
-			linger(&lf->writes);
-	}
-	lf->writer_left = local_clock();
-	leave_fs(flags);
+/* In a work of its own, so that it may wait. */
+static void queue_whole(struct dm_loop_file *lf, struct bio *bio)
+{
+	struct dm_loop_io *io = dm_loop_io(bio);
+
+	INIT_WORK(&io->work, dm_loop_file_io);
+	queue_work(lf->wq, &io->work);
 }
 
 /* One after the other: in the filesystem they would wait for the inode lock. */
@@ -1547,30 +1554,39 @@ static void queue_write(struct dm_loop_file *lf, struct bio *bio)
 	spin_unlock_irqrestore(&lf->todo_lock, flags);
 }
 
-/* In a work of its own, so that it may wait. */
+/*
+ * One writer also for direct writes that go on by themselves, as it does not
+ * wait for the disk.
+ */
 static void queue_file_io(struct dm_loop_file *lf, struct bio *bio)
 {
-	struct dm_loop_io *io = dm_loop_io(bio);
-
-	if (bio_op(bio) == REQ_OP_WRITE && !READ_ONCE(lf->dio_align)) {
+	if (bio_op(bio) == REQ_OP_WRITE &&
+	    (!READ_ONCE(lf->dio_align) || can_async(lf)))
 		queue_write(lf, bio);
-		return;
-	}
-	INIT_WORK(&io->work, dm_loop_file_io);
-	queue_work(lf->wq, &io->work);
+	else
+		queue_whole(lf, bio);
 }
 
-/* What did not come to its end without waiting is done again as a whole. */
-static void nowait_done(struct kiocb *iocb, long ret)
+/*
+ * What never waits, one worker can do for all.  What had to wait is sent again
+ * by somebody who may.  What did not come to its end like that is done as a
+ * whole.
+ */
+static void async_done(struct kiocb *iocb, long ret)
 {
 	struct dm_loop_io *io = container_of(iocb, struct dm_loop_io, iocb);
 	struct bio *bio = dm_bio_from_per_bio_data(io, sizeof(*io));
+	bool may_wait = !(iocb->ki_flags & IOCB_NOWAIT);
 	struct dm_loop_file *lf = io->lt->lf;
 
 	if (iocb->ki_flags & IOCB_WRITE)
-		direct_write_done(lf);
+		end_direct_write(lf);
 	if (ret == bio->bi_iter.bi_size) {
 		end_file_io(lf, bio, 0);
+		return;
+	}
+	if (may_wait) {
+		queue_whole(lf, bio);
 		return;
 	}
 	if (ret < 0)
@@ -1580,11 +1596,10 @@ static void nowait_done(struct kiocb *iocb, long ret)
 }
 
 /*
- * What never waits, one worker can do for all, and need not wake another.  A
- * direct write that goes on by itself (on xfs the lock is given back) must have
- * the file for itself: see no_longer_direct().
+ * A direct write that goes on by itself (on xfs the lock is given back) must
+ * have the file for itself: see no_longer_direct().
  */
-static void file_nowait(struct dm_loop_file *lf, struct bio *bio)
+static void file_async(struct dm_loop_file *lf, struct bio *bio, int flags)
 {
 	const struct file_operations *fop = lf->file->f_op;
 	struct kiocb *iocb = &dm_loop_io(bio)->iocb;
@@ -1596,24 +1611,43 @@ static void file_nowait(struct dm_loop_file *lf, struct bio *bio)
 	init_sync_kiocb(iocb, lf->file);
 	iocb->ki_pos = bio_start(bio) << SECTOR_SHIFT;
 	iocb->ki_ioprio = bio->bi_ioprio;
-	iocb->ki_complete = nowait_done;
-	iocb->ki_flags |= IOCB_NOWAIT;
+	iocb->ki_complete = async_done;
+	iocb->ki_flags |= flags;
 	if (can_direct(lf, &iter, iocb->ki_pos))
 		iocb->ki_flags |= IOCB_DIRECT;
-	if ((write && lf->mixed) ||
-	    (READ_ONCE(lf->dio_align) && !(iocb->ki_flags & IOCB_DIRECT))) {
-		queue_file_io(lf, bio);
+	if ((READ_ONCE(lf->dio_align) && !(iocb->ki_flags & IOCB_DIRECT)) ||
+	    (write && !begin_direct_write(lf))) {
+		queue_whole(lf, bio);
 		return;
 	}
-	if (write) {
+	if (write)
 		iocb->ki_flags |= IOCB_WRITE;
-		atomic_inc(&lf->direct_writes);
-	}
 	act_for_sender(bio);
 	n = write ? fop->write_iter(iocb, &iter) : fop->read_iter(iocb, &iter);
 	act_for_nobody();
 	if (n != -EIOCBQUEUED)
-		nowait_done(iocb, n);
+		async_done(iocb, n);
+}
+
+static void dm_loop_write(struct work_struct *work)
+{
+	struct dm_loop_file *lf = container_of(work, struct dm_loop_file,
+					       writer);
+	unsigned int flags = enter_fs();
+	bool lingers = may_linger(lf, lf->writer_left);
+	struct bio *bio;
+
+	while ((bio = next_write(lf))) {
+		if (READ_ONCE(lf->dio_align))
+			file_async(lf, bio, 0);
+		else
+			do_file_io(lf, bio);
+		cond_resched();
+		if (lingers)
+			linger(&lf->writes);
+	}
+	lf->writer_left = local_clock();
+	leave_fs(flags);
 }
 
 static bool is_quick(const struct dm_loop_file *lf, struct bio *bio)
@@ -1636,7 +1670,7 @@ static void take_file_bio(struct dm_loop_file *lf, struct bio *bio)
 	if (is_quick(lf, bio))
 		do_file_io(lf, bio);
 	else if (can_nowait(lf, bio))
-		file_nowait(lf, bio);
+		file_async(lf, bio, IOCB_NOWAIT);
 	else
 		queue_file_io(lf, bio);
 }

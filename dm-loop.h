@@ -141,9 +141,9 @@ enum dm_loop_failed {
  * @times_stale: bit 0: written since the times were updated
  * @failed: what is known of errors of the filesystem, enum dm_loop_failed
  * @lost: bit 0: a commit failed that no flush waited for; the next one says so
- * @mixed: file mode: not all is direct I/O, see file_nowait(); set under
- *	@worker_lock
- * @direct_writes: file mode: how many of file_nowait() are under way
+ * @mixed: file mode: not all is direct I/O, see no_longer_direct()
+ * @direct_writes: file mode: how many are under way without the lock of the
+ *	filesystem, see begin_direct_write()
  * @todo_lock: protects the lists below.  A leaf, taken with interrupts off, because
  *	bios come from end_io too.
  * @working: @worker runs, or is about to, and looks at @todo before it ends;

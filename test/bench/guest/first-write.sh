@@ -87,6 +87,19 @@ again()
 	drop_image
 }
 
+# copied CASE WHO ROUND: in a clone each block of which was written once.
+copied()
+{
+	fresh_image shared $area
+	attach "$2"
+	job rand4k
+	fio --name=fill --filename="$dev" --direct=1 --ioengine=libaio "${options[@]}" >/tmp/fio.log 2>&1
+	drop_caches
+	job rewrite4k
+	measure "$1" "$2" "$3" "$dev" "${options[@]}"
+	drop_image
+}
+
 # written CASE WHO ROUND: in an image that is written.
 written()
 {
@@ -127,6 +140,19 @@ for fs in ext4 xfs; do
 			target "$case" dm-loop prepared 0.97
 		fi
 	done
+done
+
+# A clone, in file mode; made the file's own first it is mapped.
+for work in seq128k rand4k rewrite4k read4k; do
+	case="xfs shared $work"
+	wanted "$case" || continue
+	function=written
+	[ $work != rewrite4k ] || function=copied
+	# As large as what is written in order.
+	[ $work != seq128k ] || area=128
+	compare "$case" $function dm-loop loop-dio loop unshare
+	target "$case" dm-loop loop-dio 0.95
+	area=32
 done
 
 # Here processors work side by side and there is a page cache: only time counts.

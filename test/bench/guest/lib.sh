@@ -74,12 +74,12 @@ new_fs()
 drop_image()
 {
 	detach
-	rm -f "$image"
+	rm -f "$image" "$image.origin"
 	drop_caches
 }
 
 # fresh_image ALLOCATION MIB: sparse, fallocated, written (by dd; nocow: without checksums on
-# btrfs), or prepared (by dmlosetup).
+# btrfs), shared (a clone of a written one, which is kept), or prepared (by dmlosetup).
 fresh_image()
 {
 	drop_image
@@ -91,6 +91,10 @@ fresh_image()
 	sparse) truncate -s "$2M" "$image" ;;
 	fallocated) fallocate -l "$2M" "$image" ;;
 	written | nocow) dd if=/dev/zero of="$image" bs=1M count="$2" conv=fsync status=none ;;
+	shared)
+		dd if=/dev/zero of="$image.origin" bs=1M count="$2" conv=fsync status=none
+		cp --reflink=always "$image.origin" "$image"
+		;;
 	prepared) dmlosetup --prepare "$image" --size "$2M" >/dev/null 2>&1 ;;
 	esac
 	drop_caches
@@ -100,7 +104,7 @@ detach()
 {
 	case $attached in
 	'') ;;
-	dm-loop) dmsetup remove bench ;;
+	dm-loop | unshare) dmsetup remove bench ;;
 	*) losetup -d "$dev" ;;
 	esac
 	attached=
@@ -111,8 +115,9 @@ attach()
 {
 	local dio=off options=()
 	case $1 in
-	dm-loop)
+	dm-loop | unshare)
 		read -r -a options <<<"${DMLOOP_BENCH_OPTIONS:-}"
+		[ "$1" = dm-loop ] || options+=(unshare)
 		dev=$(loop_dev bench "$image" 0 ${options[@]+"${options[@]}"})
 		;;
 	loop | loop-dio)
@@ -126,7 +131,8 @@ attach()
 		;;
 	esac
 	attached=$1
-	check_device "$dev"
+	# In file mode the device has sectors of 512 bytes, wherever the file is.
+	[[ "$1" != loop* && "$(status_field bench mode)" = file ]] || check_device "$dev"
 }
 
 # measure CASE WHO ROUND TARGET FIO-OPTIONS...: run fio, and tell what it took.
@@ -137,7 +143,7 @@ measure()
 	fio --output-format=json --output=/tmp/fio.json --name=bench --filename="$target" \
 		--direct=1 --ioengine=libaio "$@" >/tmp/fio.log 2>&1
 	took=$(jq -r '.jobs[0] | (.read, .write) | select(.total_ios > 0) | "\(.runtime) \(.total_ios) \(.io_bytes)"' /tmp/fio.json)
-	[ "$attached" != dm-loop ] || status=$(dmsetup status bench)
+	[[ "$attached" == loop* ]] || status=$(dmsetup status bench)
 	# shellcheck disable=SC2086 # three words: milliseconds, I/Os, bytes
 	emit sample "$case" "$who" "$round" $took "$status"
 }

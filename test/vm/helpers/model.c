@@ -18,6 +18,7 @@
  *	-n		no discards, no zeroing
  *	-e		writes may fail for want of space, but not where there is data
  *	-h MIB		only the first MiB, so that the threads meet more often
+ *	-a BYTES	all ranges begin and end at a multiple of that
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -70,7 +71,7 @@ static struct sector *model;
 static struct range changing[MAX_THREADS];
 static struct header head;
 static const char *path;
-static uint32_t limit, last, block;
+static uint32_t limit, last, block, unit = 1;
 static int fd, seconds = 10, threads = 8, go_on, only_write, may_fail;
 static unsigned long counts[5], meetings, refused, tears;
 static volatile int stop;
@@ -212,7 +213,12 @@ static uint32_t rnd(struct thread *t, uint32_t n)
 	return (uint32_t)r % n;
 }
 
-static uint32_t choose_count(struct thread *t)
+static uint32_t units(uint32_t count)
+{
+	return (count + unit - 1) / unit * unit;
+}
+
+static uint32_t some_count(struct thread *t)
 {
 	switch (rnd(t, 8)) {
 	case 0:
@@ -227,6 +233,11 @@ static uint32_t choose_count(struct thread *t)
 	}
 }
 
+static uint32_t choose_count(struct thread *t)
+{
+	return units(some_count(t));
+}
+
 /* Anywhere, or next to what somebody has just used. */
 static uint32_t choose_start(struct thread *t, uint32_t count)
 {
@@ -239,6 +250,7 @@ static uint32_t choose_start(struct thread *t, uint32_t count)
 	} else if (!rnd(t, 4)) {
 		start -= start % 8;
 	}
+	start -= start % unit;
 	last = rnd(t, 2) ? start + count : start;
 	return start;
 }
@@ -347,7 +359,7 @@ static void do_change(struct thread *t, int kind)
 	int has_data = 1, e;
 
 	if (kind == DISCARD && rnd(t, 2))
-		count = 1 + rnd(t, limit < 4 * MAX_DISCARD ? limit / 4 : MAX_DISCARD);
+		count = units(1 + rnd(t, limit < 4 * MAX_DISCARD ? limit / 4 : MAX_DISCARD));
 	if (count > limit)
 		count = limit;
 	start = choose_start(t, count);
@@ -516,7 +528,7 @@ int main(int argc, char **argv)
 	uint64_t seed = 1;
 	int c;
 
-	while ((c = getopt(argc, argv, "s:t:j:cd:neh:")) != -1) {
+	while ((c = getopt(argc, argv, "s:t:j:cd:neh:a:")) != -1) {
 		switch (c) {
 		case 's':
 			seed = strtoull(optarg, NULL, 0);
@@ -542,12 +554,15 @@ int main(int argc, char **argv)
 		case 'h':
 			limit = strtoul(optarg, NULL, 0) << 11;
 			break;
+		case 'a':
+			unit = strtoul(optarg, NULL, 0) / SECTOR;
+			break;
 		default:
 			return 2;
 		}
 	}
-	if (argc - optind != 3 || threads < 1 || threads > MAX_THREADS) {
-		fprintf(stderr, "usage: model run [-s SEED] [-t SECONDS] [-j THREADS] [-c] [-d BLOCK] [-n] [-e] [-h MIB] DEVICE STATE | model check FILE STATE\n");
+	if (argc - optind != 3 || !unit || threads < 1 || threads > MAX_THREADS) {
+		fprintf(stderr, "usage: model run [-s SEED] [-t SECONDS] [-j THREADS] [-c] [-d BLOCK] [-n] [-e] [-h MIB] [-a BYTES] DEVICE STATE | model check FILE STATE\n");
 		return 2;
 	}
 	path = argv[optind + 1];

@@ -238,6 +238,60 @@ many_clones()
 	done
 }
 
+# Whole blocks: direct writes that go on side by side (file_async()), while two clones are written.
+whole_blocks()
+{
+	local seed model
+	random seed $((1 << 30))
+	note "whole blocks, 16 threads, seed $seed"
+	rm -f "$dir"/* "$state"/clone*
+	written_file "$dir/image" "$((16 * size))"
+	cp --reflink=always "$dir/image" "$dir/clone1"
+	cp --reflink=always "$dir/image" "$dir/clone2"
+	cp "$dir/image" "$state/kept"
+	head -c "$size" "$dir/image" >"$state/clone1"
+	sync -f "$dir"
+	dev=$(loop_dev x "$dir/image")
+	same "mode, direct I/O" "$(status_field x mode) $(status_field x dio)" "file 1"
+	blkdiscard -z "$dev"
+	model run -a 4096 -s "$seed" -t 5 -j 16 "$dev" "$state/model" >&2 &
+	model=$!
+	scribble "$dir/clone1" clone1
+	all_written
+	check "the device, against its model" wait "$model"
+	dmsetup remove x
+	uncache "$dir/image"
+	check "the file" model check "$dir/image" "$state/model"
+	uncache "$dir/clone1"
+	check "a clone that was written" cmp -n "$size" "$dir/clone1" "$state/clone1"
+	check "one that nobody wrote" cmp "$dir/clone2" "$state/kept"
+}
+
+# There is no space for copies. Who is told so are those whose block needs one.
+no_space()
+{
+	local blocks=$((size / 4096)) said events
+	note "no space to copy"
+	make_clones
+	dev=$(loop_dev x "$dir/image")
+	dd if=/dev/zero of="$dev" bs=4k count=16 oflag=direct conv=fsync status=none
+	dd if=/dev/zero of="$state/image" bs=4k count=16 conv=notrunc status=none
+	events=$(dmsetup info -c --noheadings -o events x)
+	fallocate -l $(($(df -k --output=avail "$dir" | tail -n 1) - 4096))K "$dir/filler"
+	dd if=/dev/zero of="$dir/filler2" bs=4k status=none 2>/dev/null || true
+	sync -f "$dir"
+	fails ENOSPC dd if=/dev/zero of="$dev" bs=4k count=$blocks oflag=direct status=none
+	check "an event" test "$(dmsetup info -c --noheadings -o events x)" -gt "$events"
+	check "it is counted" test "$(status_field x nospc)" -gt 0
+	said=$(xfs_io -d -c "pwrite -q -S 1 -b 4k 0 16k" "$dev" 2>&1)
+	same "what has been copied can be written" "$said" ''
+	rm "$dir"/filler*
+	sync -f "$dir"
+	check "there is space again" dd if="$state/image" of="$dev" bs=4k count=$blocks oflag=direct conv=fsync status=none
+	dmsetup remove x
+	each_is_its_own "$dir"/{image,clone1,clone2,clone3,clone4}
+}
+
 pids=()
 dir=$(mkfs_mount xfs)
 both_sides xfs
@@ -246,6 +300,8 @@ unshare
 cloned_when_suspended
 refused_while_filled
 many_clones
+whole_blocks
+no_space
 cleanup_devices
 
 dir=$(mkfs_mount btrfs)
