@@ -10,7 +10,7 @@
  * model check FILE STATE: the same for a file, or a device, that nobody writes.
  *
  *	-s SEED		start of the random numbers
- *	-t SECONDS	how long (10)
+ *	-t SECONDS	how long (10), and longer if by then not each thing was done
  *	-j THREADS	how many (8)
  *	-c		go on from STATE: that is what the device contains now
  *	-d BLOCK	discards give zeroes in whole blocks of that many bytes, and
@@ -396,13 +396,22 @@ static void do_change(struct thread *t, int kind)
 	pthread_mutex_unlock(&lock);
 }
 
+/* On a busy machine seconds may be few operations. */
+static int all_done(void)
+{
+	return counts[WRITE] && counts[4] && (meetings || threads == 1) &&
+	       (only_write || (counts[ZERO] && counts[DISCARD]));
+}
+
 static int over(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return stop || now.tv_sec > end_time.tv_sec ||
-	       (now.tv_sec == end_time.tv_sec && now.tv_nsec >= end_time.tv_nsec);
+	return stop || (all_done() &&
+			(now.tv_sec > end_time.tv_sec ||
+			 (now.tv_sec == end_time.tv_sec &&
+			  now.tv_nsec >= end_time.tv_nsec)));
 }
 
 static void *work(void *arg)
