@@ -224,6 +224,23 @@ quota()
 	umount /mnt/small
 }
 
+# On ext4 root may go over a limit (ignore_hardlimit()), and so do we; it is counted.
+quota_of_root()
+{
+	note "quota: ext4"
+	small_fs ext4 -o usrquota -O quota -E quotatype=usrquota
+	truncate -s 16M /mnt/small/image
+	touch /mnt/small/other
+	chown 1000 /mnt/small/image /mnt/small/other
+	setquota -u 1000 0 4096 0 0 /mnt/small
+	dev=$(loop_dev x /mnt/small/image)
+	check "more than the limit" dd if=/dev/zero of="$dev" bs=64K count=128 oflag=direct conv=notrunc,fsync status=none
+	fails "quota exceeded" setpriv --reuid 1000 dd if=/dev/zero of=/mnt/small/other bs=64K count=1 conv=notrunc,fsync status=none
+	dmsetup remove x
+	check "it is counted" test "$(repquota -n -O csv -u /mnt/small | awk -F, '$1 == "#1000" { print $4 }')" -ge 8192
+	umount /mnt/small
+}
+
 readonly_refused()
 {
 	note "remount read-only: $1"
@@ -244,5 +261,6 @@ full ext4
 full xfs
 by_file
 quota
+quota_of_root
 readonly_refused ext4
 readonly_refused xfs
