@@ -36,7 +36,25 @@ by_model()
 	rm "$state/contents"
 }
 
-# [offset=BYTES] by_file FILESYSTEM FILE REASON [DIRECT]: use it, and compare
+# gives_back FILE: the space of what is discarded, but for blocks of which a part is kept
+gives_back()
+{
+	local was
+	[ "$(lsblk -bdno DISC-MAX "$dev")" -gt 0 ] && [ -z "${cannot_punch:-}" ] || return 0
+	pattern write "$seed" 0 $((4 << 20)) | dd of="$dev" bs=64k oflag=direct iflag=fullblock conv=fsync status=none
+	sync -f "$1"
+	was=$(du -k "$1" | cut -f 1)
+	blkdiscard -o 1M -l 2M "$dev"
+	sync "$dev"
+	sync -f "$1"
+	was=$((was - $(du -k "$1" | cut -f 1)))
+	note "$was KiB less for 2048 discarded"
+	check "a discard gives space back" test "$was" -ge 2032 -a "$was" -le 2064
+	check "what is before it" cmp -n 1M <(pattern write "$seed" 0 $((1 << 20))) "$dev"
+	check "what is behind it" cmp -n 1M <(pattern write "$seed" 0 $((4 << 20)) | tail -c 1M) <(head -c 4M "$dev" | tail -c 1M)
+}
+
+# [offset=BYTES] [cannot_punch=1] by_file FILESYSTEM FILE REASON [DIRECT]: use it, and compare
 by_file()
 {
 	local fs=$1 file=$2 direct=${4:-0} loop
@@ -50,6 +68,7 @@ by_file()
 		"$(status_field x mode) $(status_field x fstype) $(status_field x dio)" "^file $fs $direct\$"
 	matches "DIO, as dmlosetup shows it" "$(dmlosetup -n -O DIO x)" "^ *$direct\$"
 	fails ETXTBSY truncate -s 0 "$file"
+	gives_back "$file"
 	make_fs ext4 "$dev"
 	mkdir -p /mnt/top
 	mount "$dev" /mnt/top
@@ -189,11 +208,11 @@ check "the filesystem below" e2fsck -fn "$disk" >/dev/null 2>&1
 
 mkdir -p /mnt/below
 fuse_mount bindfs -f /mnt/below /mnt/fuse
-by_file fuse /mnt/fuse/image "Filesystem cannot be mapped"
+cannot_punch=1 by_file fuse /mnt/fuse/image "Filesystem cannot be mapped"
 fuse_cannot_punch
 fuse_dies
 fuse_mount bindfs -f -o direct_io /mnt/below /mnt/fuse
-by_file fuse /mnt/fuse/image "Filesystem cannot be mapped"
+cannot_punch=1 by_file fuse /mnt/fuse/image "Filesystem cannot be mapped"
 fuse_umount
 
 dir=$(mkfs_mount f2fs)
