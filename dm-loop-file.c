@@ -20,6 +20,7 @@
 
 #include "dm-loop.h"
 #include "dm-loop-trace.h"
+#include "compat/block-ops.h"
 
 /*
  * Whoever takes a lock of this module outside the worker must not wait for
@@ -566,6 +567,19 @@ static bool punches_under_reads(struct file *file)
 	       F2FS_SUPER_MAGIC;
 }
 
+/*
+ * Older kernels do not say that xfs writes less than a block of a file which
+ * may share blocks through the page cache, where it must not meet direct
+ * writes.  Such a file is one that xfs_fs_map_blocks() refuses.
+ */
+static bool may_copy_blocks(struct inode *inode)
+{
+	struct iomap iomap = { };
+
+	return is_xfs(inode) && dm_loop_has_block_ops(inode) &&
+	       dm_loop_map_blocks(inode, 0, i_blocksize(inode), &iomap) == -ENXIO;
+}
+
 /* Called with lf->lock. */
 static void find_dio_align(struct dm_loop_file *lf)
 {
@@ -580,6 +594,9 @@ static void find_dio_align(struct dm_loop_file *lf)
 	if (stat.result_mask & STATX_DIOALIGN) {
 		lf->dio_align = stat.dio_offset_align;
 		lf->dio_mem_align = max_t(u32, stat.dio_mem_align, 1);
+		if (lf->dio_align && may_copy_blocks(lf->inode))
+			lf->dio_align = max(lf->dio_align,
+					    i_blocksize(lf->inode));
 	} else if (is_nocow(file)) {
 		/* That of overlayfs itself would be 1. */
 		lf->dio_align = i_blocksize(d_real_inode(file->f_path.dentry));

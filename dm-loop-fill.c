@@ -1525,10 +1525,16 @@ static struct bio *next_write(struct dm_loop_file *lf)
 	return bio;
 }
 
-/* Direct writes go on by themselves, and nobody uses the page cache. */
+/*
+ * Direct writes go on by themselves, and nobody uses the page cache.  On btrfs
+ * not all do: it waits for the write before where they overlap, for the disk
+ * where there are several copies, and for space that it does not need
+ * (btrfs_direct_write()).
+ */
 static bool can_async(const struct dm_loop_file *lf)
 {
-	return READ_ONCE(lf->dio_align) && !READ_ONCE(lf->mixed) &&
+	return lf->inode->i_sb->s_magic == XFS_SUPER_MAGIC &&
+	       READ_ONCE(lf->dio_align) && !READ_ONCE(lf->mixed) &&
 	       (lf->file->f_mode & FMODE_NOWAIT);
 }
 
@@ -1554,10 +1560,7 @@ static void queue_write(struct dm_loop_file *lf, struct bio *bio)
 	spin_unlock_irqrestore(&lf->todo_lock, flags);
 }
 
-/*
- * One writer also for direct writes that go on by themselves, as it does not
- * wait for the disk.
- */
+/* One writer also for direct writes that go on by themselves: it need not wait. */
 static void queue_file_io(struct dm_loop_file *lf, struct bio *bio)
 {
 	if (bio_op(bio) == REQ_OP_WRITE &&
@@ -1568,9 +1571,18 @@ static void queue_file_io(struct dm_loop_file *lf, struct bio *bio)
 }
 
 /*
+ * Not all was done, or not in this way: memory that is not aligned as older
+ * kernels want it, or no memory to go on with.
+ */
+static bool needs_whole(long ret)
+{
+	return ret >= 0 || ret == -EINVAL || ret == -ENOMEM;
+}
+
+/*
  * What never waits, one worker can do for all.  What had to wait is sent again
- * by somebody who may.  What did not come to its end like that is done as a
- * whole.
+ * by somebody who may.  Nobody looks at the iocb after -EIOCBQUEUED
+ * (__iomap_dio_rw(), btrfs_direct_write()), so it may be gone by then.
  */
 static void async_done(struct kiocb *iocb, long ret)
 {
@@ -1586,7 +1598,10 @@ static void async_done(struct kiocb *iocb, long ret)
 		return;
 	}
 	if (may_wait) {
-		queue_whole(lf, bio);
+		if (needs_whole(ret))
+			queue_whole(lf, bio);
+		else
+			end_file_io(lf, bio, ret);
 		return;
 	}
 	if (ret < 0)
@@ -1597,7 +1612,8 @@ static void async_done(struct kiocb *iocb, long ret)
 
 /*
  * A direct write that goes on by itself (on xfs the lock is given back) must
- * have the file for itself: see no_longer_direct().
+ * have the file for itself: see no_longer_direct().  It ends in a worker of the
+ * filesystem, out of enter_fs(), as it does for the loop driver.
  */
 static void file_async(struct dm_loop_file *lf, struct bio *bio, int flags)
 {
