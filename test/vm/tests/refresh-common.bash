@@ -249,7 +249,8 @@ wait_guard()
 # kill_each TEXT CALLS AFTER FUNCTION: FUNCTION N STRACE... runs a command, which is killed
 # before its Nth of each of the system calls CALLS, until it does not make so many. Then
 # AFTER TEXT is called: is all well? With kill_signal=INT it is ^C, which may have to wait.
-# The debug kernel leaves out some by chance.
+# The debug kernel leaves out some by chance. From the 80th on there are none: a slow copy has
+# as many writes as its writer makes it.
 kill_each()
 {
 	local what=$1 calls=$2 after=$3 signal=${kill_signal:-KILL} n status call kills gap
@@ -273,7 +274,7 @@ kill_each()
 		done
 		note "$what: $kills times $signal before $call"
 		# a command that fails at once was not killed at each step
-		[ "$status" = 0 ] || fail "$what: status $status"
+		[ "$status" = 0 ] || [ "$n" -ge 80 ] || fail "$what: status $status"
 		[ "$kills" -gt 0 ] || fail "$what: it was never killed before $call"
 	done
 }
