@@ -1560,7 +1560,7 @@ static void queue_write(struct dm_loop_file *lf, struct bio *bio)
 	spin_unlock_irqrestore(&lf->todo_lock, flags);
 }
 
-/* One writer also for direct writes that go on by themselves: it need not wait. */
+/* One writer too where direct writes go on by themselves: it waits for none. */
 static void queue_file_io(struct dm_loop_file *lf, struct bio *bio)
 {
 	if (bio_op(bio) == REQ_OP_WRITE &&
