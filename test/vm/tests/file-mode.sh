@@ -179,6 +179,8 @@ fuse_dies()
 	matches "what the writer got" "$(<"$state/writer")" "${errno_text[EIO]}"
 	wait "$daemon" || status=$?
 	same "the program" "$status" 137
+	# What is cached can be read for a second more, until FUSE asks whether the file has changed.
+	echo 1 >/proc/sys/vm/drop_caches
 	fails EIO timeout 60 dd if="$dev" of=/dev/null bs=64k iflag=direct
 	fails EIO timeout 60 dd if=/dev/zero of="$dev" bs=64k count=1 oflag=direct conv=notrunc
 	fails EIO timeout 60 blkdiscard -z "$dev"
