@@ -281,6 +281,20 @@ static void free_root_rcu(struct dm_loop_root *root)
 }
 
 /**
+ * dm_loop_extents_leaves() - how large a table is
+ * @t: the table
+ *
+ * Context: Under the lock of the writers.  Does not sleep.
+ * Return: its leaves, up to 1 KiB each.
+ */
+unsigned int dm_loop_extents_leaves(const struct dm_loop_extents *t)
+{
+	const struct dm_loop_root *root = root_of(t);
+
+	return root ? root->nr : 0;
+}
+
+/**
  * dm_loop_extents_destroy() - empty the table and free it
  * @t: the table
  *

@@ -109,6 +109,7 @@ int dm_loop_extents_set(struct dm_loop_extents *t, sector_t start,
 			gfp_t gfp);
 void dm_loop_extents_count(const struct dm_loop_extents *t, sector_t start,
 			   sector_t len, struct dm_loop_counts *out);
+unsigned int dm_loop_extents_leaves(const struct dm_loop_extents *t);
 void dm_loop_extents_destroy(struct dm_loop_extents *t);
 
 #endif /* DM_LOOP_EXTENT_H */

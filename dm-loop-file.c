@@ -506,6 +506,17 @@ static int check_targets(struct dm_loop_file *lf, const char **why)
 	return r;
 }
 
+/* In file mode there is no table, but on xfs a guess is worth having. */
+static void keep_as_hints(struct dm_loop_file *lf)
+{
+	if (!is_xfs(lf->inode)) {
+		dm_loop_extents_destroy(&lf->extents);
+		return;
+	}
+	lf->hints = lf->extents;
+	RCU_INIT_POINTER(lf->extents.root, NULL);
+}
+
 /*
  * Pin against remapping, and map.  -EOPNOTSUPP: this can be done by file I/O
  * only.
@@ -526,7 +537,7 @@ static int map_file(struct dm_loop_file *lf, const char **why)
 	if (!r)
 		r = check_targets(lf, why);
 	if (r) {
-		dm_loop_extents_destroy(&lf->extents);
+		keep_as_hints(lf);
 		clear_swapfile(lf);
 	}
 	return r;
@@ -588,6 +599,8 @@ static void find_dio_align(struct dm_loop_file *lf)
 
 	lf->dio_align = 0;
 	lf->mixed = false;
+	lf->cached_ios = 0;
+	lf->until_flush = false;
 	if (punches_under_reads(file) ||
 	    vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, 0))
 		return;
@@ -669,8 +682,10 @@ static int pin(struct dm_loop_file *lf, const char **why)
 		lf->mode = DM_LOOP_MODE_MAPPED;
 	else if (r == -EOPNOTSUPP && !wants_mapped(lf))
 		r = use_file_io(lf, why);
-	if (r)
+	if (r) {
+		dm_loop_extents_destroy(&lf->hints);
 		unpin_writecount(lf);
+	}
 	return r;
 }
 
@@ -697,6 +712,7 @@ static void unpin(struct dm_loop_file *lf)
 		invalidate_inode_pages2(lf->file->f_mapping);
 	lf->mode = DM_LOOP_MODE_RELEASED;
 	dm_loop_extents_destroy(&lf->extents);
+	dm_loop_extents_destroy(&lf->hints);
 	clear_swapfile(lf);
 	unpin_writecount(lf);
 	memalloc_noio_restore(noio);

@@ -67,6 +67,9 @@
 #define WRITEBACK_BYTES SZ_4M
 #define WRITEBACK_PAGES (WRITEBACK_BYTES >> PAGE_SHIFT)
 
+/* A guess is not worth more memory: 8 MiB. */
+#define HINT_LEAVES 8192
+
 /* All but the first run of a round: cheap, if there is memory. */
 static struct bio_set dm_loop_more_runs;
 
@@ -1347,12 +1350,25 @@ static bool can_direct(struct dm_loop_file *lf, const struct iov_iter *iter,
  * old pages behind (dio_warn_stale_pagecache()).  No more of them are begun,
  * so the wait ends; inode_dio_wait() would wait for reads too, which go on.
  */
-static void no_longer_direct(struct dm_loop_file *lf)
+static void begin_cached(struct dm_loop_file *lf, bool until_flush)
 {
+	spin_lock_irq(&lf->todo_lock);
+	lf->cached_ios++;
+	if (until_flush)
+		WRITE_ONCE(lf->until_flush, true);
 	WRITE_ONCE(lf->mixed, true);
+	spin_unlock_irq(&lf->todo_lock);
 	/* Pairs with begin_direct_write(): one of the two sees the other. */
 	smp_mb();
 	wait_var_event(&lf->direct_writes, !atomic_read(&lf->direct_writes));
+}
+
+static void end_cached(struct dm_loop_file *lf)
+{
+	spin_lock_irq(&lf->todo_lock);
+	if (!--lf->cached_ios)
+		WRITE_ONCE(lf->mixed, lf->until_flush);
+	spin_unlock_irq(&lf->todo_lock);
 }
 
 /* Called before the bio ends, so that the file is still there. */
@@ -1365,7 +1381,7 @@ static void end_direct_write(struct dm_loop_file *lf)
 static bool begin_direct_write(struct dm_loop_file *lf)
 {
 	atomic_inc(&lf->direct_writes);
-	/* Pairs with no_longer_direct(). */
+	/* Pairs with begin_cached(). */
 	smp_mb__after_atomic();
 	if (!READ_ONCE(lf->mixed))
 		return true;
@@ -1373,10 +1389,115 @@ static bool begin_direct_write(struct dm_loop_file *lf)
 	return false;
 }
 
+/*
+ * Direct writes that go on by themselves where that is quick, the page cache
+ * where it saves copies.  On btrfs not all do: it waits for the write before
+ * where they overlap, for the disk where there are several copies, and for
+ * space that it does not need (btrfs_direct_write()).
+ */
+static bool has_both_ways(const struct dm_loop_file *lf)
+{
+	return lf->inode->i_sb->s_magic == XFS_SUPER_MAGIC &&
+	       READ_ONCE(lf->dio_align);
+}
+
+/* So that the page cache has nothing to read before it takes them. */
+static bool is_whole_pages(const struct dm_loop_file *lf, struct bio *bio)
+{
+	sector_t unit = max_t(sector_t, PAGE_SECTORS, block_sectors(lf));
+
+	return !((bio_start(bio) | bio_sectors(bio)) & (unit - 1));
+}
+
+/* Will the filesystem allocate for it?  As far as is known; it need not be so. */
+static bool allocates(const struct dm_loop_file *lf, struct bio *bio)
+{
+	struct dm_loop_range r;
+	bool found;
+
+	rcu_read_lock();
+	found = dm_loop_extents_lookup(&lf->hints, bio_start(bio), &r);
+	rcu_read_unlock();
+	return found && (dm_loop_has_no_data(r.state) ||
+			 r.state == DM_LOOP_SHARED);
+}
+
+/* @bio will have blocks, or will have none. */
+static void hint(struct dm_loop_file *lf, struct bio *bio,
+		 enum dm_loop_state state)
+{
+	mutex_lock(&lf->hints_lock);
+	if (dm_loop_extents_leaves(&lf->hints) < HINT_LEAVES)
+		dm_loop_extents_set(&lf->hints, bio_start(bio),
+				    bio_sectors(bio), state, 0, GFP_KERNEL);
+	mutex_unlock(&lf->hints_lock);
+}
+
+/*
+ * To copy a shared block, or to allocate one, costs xfs a transaction for each
+ * direct write.  In the page cache neighbours come together before that.  So
+ * that is where such a write goes if it is small, and then all others until the
+ * next flush, as they would wait for each other.
+ */
+static bool is_for_cache(const struct dm_loop_file *lf, struct bio *bio)
+{
+	bool until_flush = READ_ONCE(lf->until_flush);
+
+	if (!has_both_ways(lf))
+		return false;
+	if (bio_op(bio) == REQ_OP_READ)
+		return until_flush && dm_loop_file_cached(lf, bio_start(bio),
+							  bio_sectors(bio));
+	return is_whole_pages(lf, bio) &&
+	       (until_flush ||
+		(bio_sectors(bio) < DENSE_SECTORS && allocates(lf, bio)));
+}
+
+/* After a flush.  What is left in the page cache xfs drops at a direct write. */
+static void direct_again(struct dm_loop_file *lf)
+{
+	if (!has_both_ways(lf) || !READ_ONCE(lf->until_flush))
+		return;
+	spin_lock_irq(&lf->todo_lock);
+	WRITE_ONCE(lf->until_flush, false);
+	if (!lf->cached_ios)
+		WRITE_ONCE(lf->mixed, false);
+	spin_unlock_irq(&lf->todo_lock);
+}
+
+static ssize_t rw_iter(struct dm_loop_file *lf, struct kiocb *iocb,
+		       struct iov_iter *iter)
+{
+	const struct file_operations *fop = lf->file->f_op;
+
+	return iocb->ki_flags & IOCB_WRITE ? fop->write_iter(iocb, iter) :
+					     fop->read_iter(iocb, iter);
+}
+
+static ssize_t rw_cached(struct dm_loop_file *lf, struct kiocb *iocb,
+			 struct iov_iter *iter)
+{
+	ssize_t n;
+
+	if (!READ_ONCE(lf->dio_align))
+		return rw_iter(lf, iocb, iter);
+	/* Elsewhere what was not aligned once will not be again. */
+	begin_cached(lf, (iocb->ki_flags & IOCB_WRITE) || !has_both_ways(lf));
+	n = rw_iter(lf, iocb, iter);
+	end_cached(lf);
+	return n;
+}
+
+/* There a write would not do well in the page cache: see lf->writer_thread. */
+static bool is_on_wq(void)
+{
+	return current->flags & PF_WQ_WORKER;
+}
+
 static int file_rw(struct dm_loop_file *lf, struct bio *bio)
 {
 	bool write = op_is_write(bio_op(bio));
-	const struct file_operations *fop = lf->file->f_op;
+	bool cached = is_for_cache(lf, bio) && !(write && is_on_wq());
 	struct iov_iter iter;
 	struct kiocb iocb;
 	ssize_t n;
@@ -1388,20 +1509,27 @@ static int file_rw(struct dm_loop_file *lf, struct bio *bio)
 	if (write)
 		iocb.ki_flags |= IOCB_WRITE;
 	do {
+		if (cached || !can_direct(lf, &iter, iocb.ki_pos)) {
+			n = rw_cached(lf, &iocb, &iter);
+			/* No memory for pages, which direct I/O needs not. */
+			if (n == -ENOMEM && cached) {
+				cached = false;
+				n = 1;
+			}
+			continue;
+		}
+		iocb.ki_flags |= IOCB_DIRECT;
+		n = rw_iter(lf, &iocb, &iter);
 		iocb.ki_flags &= ~IOCB_DIRECT;
-		if (can_direct(lf, &iter, iocb.ki_pos))
-			iocb.ki_flags |= IOCB_DIRECT;
-		else if (READ_ONCE(lf->dio_align))
-			no_longer_direct(lf);
-		n = write ? fop->write_iter(&iocb, &iter) :
-			    fop->read_iter(&iocb, &iter);
-		/* Some say only now that they cannot do it direct. */
-		if (n == -EINVAL && (iocb.ki_flags & IOCB_DIRECT)) {
-			no_longer_direct(lf);
+		/* Some say only now that they cannot do it direct; for good. */
+		if (n == -EINVAL) {
+			begin_cached(lf, true);
 			WRITE_ONCE(lf->dio_align, 0);
 			n = 1;
 		}
 	} while (n > 0 && iov_iter_count(&iter));
+	if (n > 0 && write && cached && allocates(lf, bio))
+		hint(lf, bio, DM_LOOP_FILLED);
 	return n > 0 ? 0 : n ?: -EIO;
 }
 
@@ -1428,6 +1556,8 @@ static int file_punch(struct dm_loop_file *lf, struct bio *bio)
 	}
 	r = file->f_op->fallocate(file, mode, bio_start(bio) << SECTOR_SHIFT,
 				  (loff_t)bio_sectors(bio) << SECTOR_SHIFT);
+	if (!r && !(mode & FALLOC_FL_ZERO_RANGE) && has_both_ways(lf))
+		hint(lf, bio, DM_LOOP_HOLE);
 	/* fuse2fs on less than a block: the block layer can write zeroes. */
 	return r == -EINVAL ? -EOPNOTSUPP : r;
 }
@@ -1525,19 +1655,6 @@ static struct bio *next_write(struct dm_loop_file *lf)
 	return bio;
 }
 
-/*
- * Direct writes go on by themselves, and nobody uses the page cache.  On btrfs
- * not all do: it waits for the write before where they overlap, for the disk
- * where there are several copies, and for space that it does not need
- * (btrfs_direct_write()).
- */
-static bool can_async(const struct dm_loop_file *lf)
-{
-	return lf->inode->i_sb->s_magic == XFS_SUPER_MAGIC &&
-	       READ_ONCE(lf->dio_align) && !READ_ONCE(lf->mixed) &&
-	       (lf->file->f_mode & FMODE_NOWAIT);
-}
-
 /* In a work of its own, so that it may wait. */
 static void queue_whole(struct dm_loop_file *lf, struct bio *bio)
 {
@@ -1555,7 +1672,7 @@ static void queue_write(struct dm_loop_file *lf, struct bio *bio)
 	spin_lock_irqsave(&lf->todo_lock, flags);
 	bio_list_add(&lf->writes, bio);
 	if (!lf->writing)
-		queue_work(lf->wq, &lf->writer);
+		kthread_queue_work(lf->writer_thread, &lf->writer);
 	lf->writing = true;
 	spin_unlock_irqrestore(&lf->todo_lock, flags);
 }
@@ -1564,7 +1681,7 @@ static void queue_write(struct dm_loop_file *lf, struct bio *bio)
 static void queue_file_io(struct dm_loop_file *lf, struct bio *bio)
 {
 	if (bio_op(bio) == REQ_OP_WRITE &&
-	    (!READ_ONCE(lf->dio_align) || can_async(lf)))
+	    (!READ_ONCE(lf->dio_align) || has_both_ways(lf)))
 		queue_write(lf, bio);
 	else
 		queue_whole(lf, bio);
@@ -1604,7 +1721,8 @@ static void async_done(struct kiocb *iocb, long ret)
 			end_file_io(lf, bio, ret);
 		return;
 	}
-	if (ret < 0)
+	/* Cached writes hold the lock, but not for long. */
+	if (ret < 0 && !(has_both_ways(lf) && READ_ONCE(lf->mixed)))
 		atomic_set(&lf->nowait_skip[op_is_write(bio_op(bio))],
 			   NOWAIT_SKIP);
 	queue_file_io(lf, bio);
@@ -1612,12 +1730,11 @@ static void async_done(struct kiocb *iocb, long ret)
 
 /*
  * A direct write that goes on by itself (on xfs the lock is given back) must
- * have the file for itself: see no_longer_direct().  It ends in a worker of the
+ * have the file for itself: see begin_cached().  It ends in a worker of the
  * filesystem, out of enter_fs(), as it does for the loop driver.
  */
 static void file_async(struct dm_loop_file *lf, struct bio *bio, int flags)
 {
-	const struct file_operations *fop = lf->file->f_op;
 	struct kiocb *iocb = &dm_loop_io(bio)->iocb;
 	bool write = op_is_write(bio_op(bio));
 	struct iov_iter iter;
@@ -1631,21 +1748,40 @@ static void file_async(struct dm_loop_file *lf, struct bio *bio, int flags)
 	iocb->ki_flags |= flags;
 	if (can_direct(lf, &iter, iocb->ki_pos))
 		iocb->ki_flags |= IOCB_DIRECT;
-	if ((READ_ONCE(lf->dio_align) && !(iocb->ki_flags & IOCB_DIRECT)) ||
-	    (write && !begin_direct_write(lf))) {
+	if (READ_ONCE(lf->dio_align) && !(iocb->ki_flags & IOCB_DIRECT)) {
+		queue_file_io(lf, bio);
+		return;
+	}
+	if (write && !begin_direct_write(lf)) {
 		queue_whole(lf, bio);
 		return;
 	}
 	if (write)
 		iocb->ki_flags |= IOCB_WRITE;
 	act_for_sender(bio);
-	n = write ? fop->write_iter(iocb, &iter) : fop->read_iter(iocb, &iter);
+	n = rw_iter(lf, iocb, &iter);
 	act_for_nobody();
 	if (n != -EIOCBQUEUED)
 		async_done(iocb, n);
 }
 
-static void dm_loop_write(struct work_struct *work)
+/* Where there is direct I/O. */
+static void write_either_way(struct dm_loop_file *lf, struct bio *bio)
+{
+	struct iov_iter iter;
+
+	bio_to_iter(bio, ITER_SOURCE, &iter);
+	if (is_for_cache(lf, bio) ||
+	    !can_direct(lf, &iter, bio_start(bio) << SECTOR_SHIFT)) {
+		do_file_io(lf, bio);
+		return;
+	}
+	if (allocates(lf, bio))
+		hint(lf, bio, DM_LOOP_FILLED);
+	file_async(lf, bio, 0);
+}
+
+static void dm_loop_write(struct kthread_work *work)
 {
 	struct dm_loop_file *lf = container_of(work, struct dm_loop_file,
 					       writer);
@@ -1655,7 +1791,7 @@ static void dm_loop_write(struct work_struct *work)
 
 	while ((bio = next_write(lf))) {
 		if (READ_ONCE(lf->dio_align))
-			file_async(lf, bio, 0);
+			write_either_way(lf, bio);
 		else
 			do_file_io(lf, bio);
 		cond_resched();
@@ -1675,10 +1811,14 @@ static bool is_quick(const struct dm_loop_file *lf, struct bio *bio)
 /* Direct I/O, or what may be in the page cache. */
 static bool can_nowait(const struct dm_loop_file *lf, struct bio *bio)
 {
-	return (lf->file->f_mode & FMODE_NOWAIT) && bio_has_data(bio) &&
-	       (READ_ONCE(lf->dio_align) ||
-		(bio_op(bio) == REQ_OP_READ &&
-		 bio_sectors(bio) <= QUICK_SECTORS));
+	if (!(lf->file->f_mode & FMODE_NOWAIT) || !bio_has_data(bio))
+		return false;
+	if (!READ_ONCE(lf->dio_align))
+		return bio_op(bio) == REQ_OP_READ &&
+		       bio_sectors(bio) <= QUICK_SECTORS;
+	if (!READ_ONCE(lf->mixed))
+		return true;
+	return bio_op(bio) == REQ_OP_READ && !is_for_cache(lf, bio);
 }
 
 static void take_file_bio(struct dm_loop_file *lf, struct bio *bio)
@@ -2187,10 +2327,12 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	err = vfs_fsync(lf->file, 1);
 	r = r ?: err;
 	/* Only now may a flush that comes meanwhile pass us by. */
-	if (!r)
+	if (!r) {
 		atomic64_set(&lf->synced, dirtied);
-	else
+		direct_again(lf);
+	} else {
 		set_bit(0, &lf->lost);
+	}
 	say_error(lf, r);
 	trace_dm_loop_commit(lf, 0, i_size_read(lf->inode) >> SECTOR_SHIFT, r);
 out:
@@ -2288,12 +2430,13 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 			BIOSET_NEED_BVECS))
 		return -ENOMEM;
 	lf->wq = alloc_workqueue("dm-loop", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
-	if (!lf->wq) {
-		bioset_exit(&lf->first_runs);
-		return -ENOMEM;
-	}
+	if (!lf->wq)
+		goto exit_runs;
+	lf->writer_thread = kthread_run_worker(0, "dm-loop-writer");
+	if (IS_ERR(lf->writer_thread))
+		goto destroy_wq;
 	INIT_WORK(&lf->worker, dm_loop_work);
-	INIT_WORK(&lf->writer, dm_loop_write);
+	kthread_init_work(&lf->writer, dm_loop_write);
 	INIT_DELAYED_WORK(&lf->retry, dm_loop_retry);
 	INIT_DELAYED_WORK(&lf->touch, dm_loop_touch);
 	INIT_DELAYED_WORK(&lf->flusher, dm_loop_flush);
@@ -2301,12 +2444,19 @@ int dm_loop_worker_init(struct dm_loop_file *lf)
 	INIT_WORK(&lf->event, dm_loop_event);
 	mutex_init(&lf->worker_lock);
 	mutex_init(&lf->sync_lock);
+	mutex_init(&lf->hints_lock);
 	spin_lock_init(&lf->todo_lock);
 	bio_list_init(&lf->todo);
 	bio_list_init(&lf->writes);
 	bio_list_init(&lf->flushes);
 	INIT_LIST_HEAD(&lf->pending);
 	return 0;
+
+destroy_wq:
+	destroy_workqueue(lf->wq);
+exit_runs:
+	bioset_exit(&lf->first_runs);
+	return -ENOMEM;
 }
 
 /**
@@ -2324,6 +2474,7 @@ void dm_loop_worker_exit(struct dm_loop_file *lf)
 	cancel_delayed_work_sync(&lf->touch);
 	cancel_delayed_work_sync(&lf->flusher);
 	cancel_work_sync(&lf->event);
+	kthread_destroy_worker(lf->writer_thread);
 	destroy_workqueue(lf->wq);
 	bioset_exit(&lf->first_runs);
 }

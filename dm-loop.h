@@ -102,6 +102,10 @@ enum dm_loop_failed {
  *	MAPPED, that @extents is valid and nobody else can change the mapping
  * @swapfile: S_SWAPFILE is set on the inode, and it was us
  * @extents: the mapping; read under RCU, changed under @lock
+ * @hints: file mode on xfs: the mapping as it was when the file was pinned,
+ *	and what was written since is "filled"; to guess which writes make the
+ *	filesystem allocate.  Read under RCU, changed under @hints_lock.
+ * @hints_lock: a leaf.  Not @lock, as a bio waits for it.
  * @fs: how this kind of filesystem is filled, or NULL
  * @chunk: sectors allocated at once when a hole is filled
  * @aops: what the address space had when it was pinned; chattr +j changes it,
@@ -127,7 +131,10 @@ enum dm_loop_failed {
  *	they can be compared.  Taken inside md->suspend_lock, outside @lock.
  * @sync_lock: held while @dirtied is committed and becomes @synced.  Taken
  *	inside @lock and @worker_lock, outside the inode lock.
- * @writer: file mode: runs dm_loop_write() over @writes
+ * @writer_thread: file mode: for writes through the page cache.  No workqueue:
+ *	out of space xfs waits for work of its own (xfs_flush_inodes()), which
+ *	may need memory, so that a workqueue with a rescuer warns.
+ * @writer: its work, dm_loop_write() over @writes
  * @flusher: commits, for the bios in @flushes
  * @retry: queues @worker again while the host filesystem is frozen
  * @locator: asks where blocks are that were filled
@@ -141,11 +148,15 @@ enum dm_loop_failed {
  * @times_stale: bit 0: written since the times were updated
  * @failed: what is known of errors of the filesystem, enum dm_loop_failed
  * @lost: bit 0: a commit failed that no flush waited for; the next one says so
- * @mixed: file mode: not all is direct I/O, see no_longer_direct()
+ * @mixed: file mode: not all is direct I/O, see begin_cached()
  * @direct_writes: file mode: how many are under way without the lock of the
  *	filesystem, see begin_direct_write()
- * @todo_lock: protects the lists below.  A leaf, taken with interrupts off, because
+ * @todo_lock: protects all from here to @counts.  A leaf, taken with interrupts off, because
  *	bios come from end_io too.
+ * @cached_ios: file mode: how many go through the page cache now, where there
+ *	is direct I/O too
+ * @until_flush: file mode: @mixed stays when there are none, until it is cleared
+ *	by direct_again()
  * @working: @worker runs, or is about to, and looks at @todo before it ends;
  *	under @todo_lock
  * @todo: bios for @worker
@@ -169,6 +180,8 @@ struct dm_loop_file {
 	enum dm_loop_mode mode;
 	bool swapfile;
 	struct dm_loop_extents extents;
+	struct dm_loop_extents hints;
+	struct mutex hints_lock; /* see above */
 	const struct dm_loop_fs *fs;
 	sector_t chunk;
 	const struct address_space_operations *aops;
@@ -185,7 +198,8 @@ struct dm_loop_file {
 	struct work_struct worker;
 	struct mutex worker_lock; /* see above */
 	struct mutex sync_lock; /* see above */
-	struct work_struct writer;
+	struct kthread_worker *writer_thread;
+	struct kthread_work writer;
 	struct delayed_work flusher;
 	struct delayed_work retry;
 	struct delayed_work locator;
@@ -202,6 +216,8 @@ struct dm_loop_file {
 	bool mixed;
 	atomic_t direct_writes;
 	spinlock_t todo_lock; /* see above */
+	unsigned int cached_ios;
+	bool until_flush;
 	bool working;
 	struct bio_list todo;
 	u64 worker_left;

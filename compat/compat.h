@@ -11,6 +11,7 @@
 #include <linux/device-mapper.h>
 #include <linux/fileattr.h>
 #include <linux/fs.h>
+#include <linux/kthread.h>
 #include <linux/slab.h>
 #include <linux/srcu.h>
 
@@ -28,6 +29,11 @@
 #ifndef BLK_OPEN_WRITE
 #define BLK_OPEN_WRITE FMODE_WRITE
 typedef fmode_t blk_mode_t;
+#endif
+
+/* Before 6.14 a worker was running when it was created. */
+#ifndef kthread_run_worker
+#define kthread_run_worker kthread_create_worker
 #endif
 
 /* Before 6.14 there were no pre-content (HSM) watchers. */

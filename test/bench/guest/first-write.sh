@@ -143,15 +143,17 @@ for fs in ext4 xfs; do
 done
 
 # A clone, in file mode; made the file's own first it is mapped.
-for work in seq128k rand4k rewrite4k read4k; do
+for work in seq128k rand4k thin64k rewrite4k read4k; do
 	case="xfs shared $work"
 	wanted "$case" || continue
 	function=written
 	[ $work != rewrite4k ] || function=copied
+	[ $work != thin64k ] || function=first
 	# As large as what is written in order.
 	[ $work != seq128k ] || area=128
 	compare "$case" $function dm-loop loop-dio loop unshare
 	target "$case" dm-loop loop-dio 0.95
+	target "$case" dm-loop loop 0.90
 	area=32
 done
 

@@ -267,6 +267,45 @@ whole_blocks()
 	check "one that nobody wrote" cmp "$dir/clone2" "$state/kept"
 }
 
+cached()
+{
+	fincore -b -n -o res "$dir/image" | tr -d " "
+}
+
+# Small first writes go through the page cache, where neighbours come together before they are
+# copied; after a flush what was copied is written direct again.
+small_first()
+{
+	local i order before
+	note "small first writes"
+	make_clones
+	dev=$(loop_dev x "$dir/image")
+	same "mode, direct I/O" "$(status_field x mode) $(status_field x dio)" "file 1"
+	# every second block of the first half, the last first
+	order=()
+	for ((i = size / 2 / 4096 - 2; i >= 0; i -= 2)); do
+		order+=(-c "pwrite -q -S $((i % 256)) $((i * 4096)) 4k")
+	done
+	xfs_io -d "${order[@]}" "$dev"
+	xfs_io "${order[@]}" "$state/image"
+	same "bytes in the page cache" "$(cached)" $((size / 4))
+	check "the device, before a flush" cmp -n $((size / 2)) \
+		<(dd if="$dev" iflag=direct bs=64k count=$((size / 2 / 65536)) status=none) "$state/image"
+	# too large to gain by it, but not to be in the way of the others
+	xfs_io -d -c "pwrite -q -S 9 -b 128k $((size / 2)) 256k" "$dev"
+	xfs_io -c "pwrite -q -S 9 $((size / 2)) 256k" "$state/image"
+	check "the device" cmp <(dd if="$dev" iflag=direct bs=64k status=none) "$state/image"
+	sync "$dev"
+	before=$(cached)
+	check "the device, after a flush" cmp <(dd if="$dev" iflag=direct bs=64k status=none) "$state/image"
+	order=(-c "pwrite -q -S 7 0 4k" -c "pwrite -q -S 7 -b 128k $((size / 2)) 128k")
+	xfs_io -d "${order[@]}" "$dev"
+	xfs_io "${order[@]}" "$state/image"
+	same "what has blocks of its own is written direct" $((before - $(cached))) $((33 * 4096))
+	dmsetup remove x
+	each_is_its_own "$dir"/{image,clone1,clone2,clone3,clone4}
+}
+
 # Several blocks in a page: what xfs writes through the page cache, as it is no whole block,
 # must not meet direct writes there. They would leave a flush with an error.
 small_blocks()
@@ -321,6 +360,7 @@ unshare
 cloned_when_suspended
 refused_while_filled
 many_clones
+small_first
 whole_blocks
 no_space
 cleanup_devices
