@@ -509,7 +509,8 @@ static int check_targets(struct dm_loop_file *lf, const char **why)
 /* In file mode there is no table, but on xfs a guess is worth having. */
 static void keep_as_hints(struct dm_loop_file *lf)
 {
-	if (!is_xfs(lf->inode)) {
+	if (!is_xfs(lf->inode) ||
+	    dm_loop_extents_leaves(&lf->extents) > DM_LOOP_HINT_LEAVES) {
 		dm_loop_extents_destroy(&lf->extents);
 		return;
 	}

@@ -67,9 +67,6 @@
 #define WRITEBACK_BYTES SZ_4M
 #define WRITEBACK_PAGES (WRITEBACK_BYTES >> PAGE_SHIFT)
 
-/* A guess is not worth more memory: 8 MiB. */
-#define HINT_LEAVES 8192
-
 /* All but the first run of a round: cheap, if there is memory. */
 static struct bio_set dm_loop_more_runs;
 
@@ -1349,6 +1346,7 @@ static bool can_direct(struct dm_loop_file *lf, const struct iov_iter *iter,
  * filesystem has without its lock must not meet it there.  They would leave
  * old pages behind (dio_warn_stale_pagecache()).  No more of them are begun,
  * so the wait ends; inode_dio_wait() would wait for reads too, which go on.
+ * @until_flush: nor are any when this is over.
  */
 static void begin_cached(struct dm_loop_file *lf, bool until_flush)
 {
@@ -1427,7 +1425,7 @@ static void hint(struct dm_loop_file *lf, struct bio *bio,
 		 enum dm_loop_state state)
 {
 	mutex_lock(&lf->hints_lock);
-	if (dm_loop_extents_leaves(&lf->hints) < HINT_LEAVES)
+	if (dm_loop_extents_leaves(&lf->hints) < DM_LOOP_HINT_LEAVES)
 		dm_loop_extents_set(&lf->hints, bio_start(bio),
 				    bio_sectors(bio), state, 0, GFP_KERNEL);
 	mutex_unlock(&lf->hints_lock);
@@ -1488,16 +1486,10 @@ static ssize_t rw_cached(struct dm_loop_file *lf, struct kiocb *iocb,
 	return n;
 }
 
-/* There a write would not do well in the page cache: see lf->writer_thread. */
-static bool is_on_wq(void)
-{
-	return current->flags & PF_WQ_WORKER;
-}
-
-static int file_rw(struct dm_loop_file *lf, struct bio *bio)
+/* @cached: also what could be direct. */
+static int file_rw(struct dm_loop_file *lf, struct bio *bio, bool cached)
 {
 	bool write = op_is_write(bio_op(bio));
-	bool cached = is_for_cache(lf, bio) && !(write && is_on_wq());
 	struct iov_iter iter;
 	struct kiocb iocb;
 	ssize_t n;
@@ -1592,7 +1584,7 @@ static void act_for_nobody(void)
 	kthread_associate_blkcg(NULL);
 }
 
-static void do_file_io(struct dm_loop_file *lf, struct bio *bio)
+static void do_file_io(struct dm_loop_file *lf, struct bio *bio, bool cached)
 {
 	int r;
 
@@ -1601,7 +1593,7 @@ static void do_file_io(struct dm_loop_file *lf, struct bio *bio)
 	    bio_op(bio) == REQ_OP_WRITE_ZEROES)
 		r = file_punch(lf, bio);
 	else
-		r = file_rw(lf, bio);
+		r = file_rw(lf, bio, cached);
 	act_for_nobody();
 	end_file_io(lf, bio, r);
 }
@@ -1609,9 +1601,12 @@ static void do_file_io(struct dm_loop_file *lf, struct bio *bio)
 static void dm_loop_file_io(struct work_struct *work)
 {
 	struct dm_loop_io *io = container_of(work, struct dm_loop_io, work);
+	struct bio *bio = dm_bio_from_per_bio_data(io, sizeof(*io));
+	struct dm_loop_file *lf = io->lt->lf;
 	unsigned int flags = enter_fs();
 
-	do_file_io(io->lt->lf, dm_bio_from_per_bio_data(io, sizeof(*io)));
+	/* What is written through the page cache is for lf->writer. */
+	do_file_io(lf, bio, bio_op(bio) == REQ_OP_READ && is_for_cache(lf, bio));
 	leave_fs(flags);
 }
 
@@ -1768,12 +1763,13 @@ static void file_async(struct dm_loop_file *lf, struct bio *bio, int flags)
 /* Where there is direct I/O. */
 static void write_either_way(struct dm_loop_file *lf, struct bio *bio)
 {
+	bool cached = is_for_cache(lf, bio);
 	struct iov_iter iter;
 
 	bio_to_iter(bio, ITER_SOURCE, &iter);
-	if (is_for_cache(lf, bio) ||
+	if (cached ||
 	    !can_direct(lf, &iter, bio_start(bio) << SECTOR_SHIFT)) {
-		do_file_io(lf, bio);
+		do_file_io(lf, bio, cached);
 		return;
 	}
 	if (allocates(lf, bio))
@@ -1793,7 +1789,7 @@ static void dm_loop_write(struct kthread_work *work)
 		if (READ_ONCE(lf->dio_align))
 			write_either_way(lf, bio);
 		else
-			do_file_io(lf, bio);
+			do_file_io(lf, bio, false);
 		cond_resched();
 		if (lingers)
 			linger(&lf->writes);
@@ -1824,7 +1820,7 @@ static bool can_nowait(const struct dm_loop_file *lf, struct bio *bio)
 static void take_file_bio(struct dm_loop_file *lf, struct bio *bio)
 {
 	if (is_quick(lf, bio))
-		do_file_io(lf, bio);
+		do_file_io(lf, bio, false);
 	else if (can_nowait(lf, bio))
 		file_async(lf, bio, IOCB_NOWAIT);
 	else

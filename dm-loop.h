@@ -151,8 +151,8 @@ enum dm_loop_failed {
  * @mixed: file mode: not all is direct I/O, see begin_cached()
  * @direct_writes: file mode: how many are under way without the lock of the
  *	filesystem, see begin_direct_write()
- * @todo_lock: protects all from here to @counts.  A leaf, taken with interrupts off, because
- *	bios come from end_io too.
+ * @todo_lock: protects @cached_ios, @until_flush and the lists below.  A leaf,
+ *	taken with interrupts off, because bios come from end_io too.
  * @cached_ios: file mode: how many go through the page cache now, where there
  *	is direct I/O too
  * @until_flush: file mode: @mixed stays when there are none, until it is cleared
@@ -228,6 +228,9 @@ struct dm_loop_file {
 	struct list_head pending;
 	atomic64_t counts[DM_LOOP_NR_COUNTS];
 };
+
+/* A guess is not worth more memory: 8 MiB. */
+#define DM_LOOP_HINT_LEAVES 8192
 
 /* How often to look whether a frozen host filesystem has thawed. */
 #define DM_LOOP_THAW_POLL (HZ / 20)
