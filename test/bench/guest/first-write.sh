@@ -9,9 +9,11 @@
 # The allocation chunk of a device without the option.
 chunk=$((1 << 20))
 
-# What rand4k, rewrite4k and read4k go over, in MiB. Counted instructions repeat; a time wants more.
+# In MiB: what rand4k, rewrite4k and read4k go over, and an image for first writes. Counted
+# instructions repeat; a time of 0.2 seconds does not.
 area=32
-[ "$clock" = icount ] || area=128
+image_size=256
+[ "$clock" = icount ] || area=128 image_size=1024
 
 # What fio does, by the last word of the case. The last fsync is part of the time.
 job()
@@ -48,7 +50,7 @@ thin_log()
 # first CASE WHO ROUND: into an image that nobody has written.
 first()
 {
-	local case=$1 who=$2 alloc size=$((area * 8)) before touches=0
+	local case=$1 who=$2 alloc size=$image_size before touches=0
 	read -r _ alloc work <<<"$case"
 	case $work in
 	thin64k) touches=$((size * 16)) ;;
@@ -167,7 +169,7 @@ null_disks 1 64 2
 for fs in tmpfs btrfs; do
 	new_fs $fs /dev/nullb0
 	# Some seconds each, or it is chance on which processor a worker wakes.
-	area=192
+	area=192 image_size=256
 	[ $fs = tmpfs ] || area=48
 	for work in 'sparse rand4k' 'written rewrite4k' 'written read4k'; do
 		case="$fs $work"
