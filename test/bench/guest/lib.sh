@@ -162,15 +162,20 @@ wanted()
 }
 
 # compare CASE FUNCTION WHO...: all of them, interleaved; each run is "FUNCTION CASE WHO ROUND".
+# To and fro, so that it is not always the same one that comes first.
 compare()
 {
-	local case=$1 function=$2 round who
+	local case=$1 function=$2 round who whos back
 	shift 2
 	emit note "$case"
+	whos=("$@")
 	for ((round = 1; round <= rounds; round++)); do
-		for who; do
+		back=()
+		for who in "${whos[@]}"; do
 			"$function" "$case" "$who" "$round"
+			back=("$who" "${back[@]}")
 		done
+		whos=("${back[@]}")
 	done
 }
 
