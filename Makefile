@@ -90,7 +90,7 @@ check-debug:
 	@$(VM)/check debug
 
 soak:
-	@T='$(or $(T),load-model load-fio crash-ext4 crash-xfs crash-inner refresh-random refresh-layout refresh-fail refresh-several refresh-fire file-memory)' \
+	@T='$(or $(T),load-model load-fio crash-ext4 crash-xfs crash-inner refresh-random refresh-layout refresh-fail refresh-several refresh-fire file-memory fill-batch)' \
 		DMLOOP_SOAK=$(or $(DMLOOP_SOAK),3600) \
 		$(VM)/check $(or $(filter-out all,$(K)),$(if $(K),$(KERNELS),6.12))
 

@@ -249,7 +249,7 @@ wait_guard()
 # kill_each TEXT CALLS AFTER FUNCTION: FUNCTION N STRACE... runs a command, which is killed
 # before its Nth of each of the system calls CALLS, until it does not make so many. Then
 # AFTER TEXT is called: is all well? With kill_signal=INT it is ^C, which may have to wait.
-# The debug kernel leaves out some by chance. From the 80th on there are none: a slow copy has
+# The debug kernel leaves out most, by chance. From the 80th on there are none: a slow copy has
 # as many writes as its writer makes it.
 kill_each()
 {
@@ -258,7 +258,7 @@ kill_each()
 	for call in $calls; do
 		kills=0
 		for ((n = 1; n < 80; n += gap + 1)); do
-			random gap $((16 / $(rounds 8) - 1))
+			random gap $((16 / $(rounds 4) ** 2))
 			status=0
 			# A shell without job control has its background ignore ^C
 			"$@" "$n" env --default-signal=INT strace -qq -o /dev/null -e "trace=$call" \

@@ -8,7 +8,7 @@
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"
 
 # DMLOOP_ALL and DMLOOP_SOAK want all of it.
-grows=20 snapshots=10
+grows=$(rounds 20) snapshots=10
 [ -z "${DMLOOP_ALL:-}${DMLOOP_SOAK:-}" ] || grows=200 snapshots=100
 
 # --------------------------------------------------------------------- it grows --
