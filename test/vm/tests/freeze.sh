@@ -20,6 +20,17 @@ has()
 	pattern check "$1" 0 $((1 << 20)) < <(dd if="$dev" bs=1M skip="$2" count=1 iflag=direct status=none)
 }
 
+# is_free FILE: soon, as what is put off until the thaw is done by a worker
+is_free()
+{
+	local i
+	for ((i = 0; i < 40; i++)); do
+		! dd if=/dev/null of="$1" conv=notrunc status=none 2>/dev/null || return 0
+		sleep 0.1
+	done
+	fail "$1 is not free after the thaw"
+}
+
 # Frozen, with a write that waits.
 frozen_with_a_write()
 {
@@ -111,11 +122,7 @@ freeze()
 	check "the data is read from the file" pattern check 7 0 $((1 << 20)) < <(tail -c +1048577 "$file")
 	fails 'shorter than the table' timeout 20 dmsetup create y --table "0 $((1 << 20)) loop $file 0"
 	fsfreeze -u "$2"
-	for ((i = 0; i < 40; i++)); do
-		! dd if=/dev/null of="$file" conv=notrunc status=none 2>/dev/null || break
-		sleep 0.1
-	done
-	check "the file is free after the thaw" dd if=/dev/null of="$file" conv=notrunc status=none
+	is_free "$file"
 
 	note "remove by force, with a write that waits"
 	dev=$(loop_dev x "$file")
@@ -130,10 +137,7 @@ freeze()
 	check "the write failed" test "$held" != 0
 	dmsetup remove x 2>/dev/null || true
 	fsfreeze -u "$2"
-	for ((i = 0; i < 40; i++)); do
-		! dd if=/dev/null of="$file" conv=notrunc status=none 2>/dev/null || break
-		sleep 0.1
-	done
+	is_free "$file"
 	check "what was there stays" pattern check 8 0 $((1 << 20)) < <(tail -c +7340033 "$file")
 }
 
@@ -184,6 +188,15 @@ freeze_by_file()
 	check "and the discard" cmp -n 512K -i 2M:0 "$dev" /dev/zero
 	dmsetup remove x
 	check "the file" pattern check 4 0 $((1 << 20)) < <(tail -c +6291457 "$file" | head -c 1M)
+
+	note "remove"
+	dev=$(loop_dev x "$file")
+	put 5 2
+	fsfreeze -f "$2"
+	check "remove does not hang" timeout 20 dmsetup remove x
+	fsfreeze -u "$2"
+	is_free "$file"
+	check "the file has what was written" pattern check 5 0 $((1 << 20)) < <(tail -c +2097153 "$file" | head -c 1M)
 }
 for_each_fs freeze ext4 xfs
 for_each_fs freeze_by_file f2fs btrfs

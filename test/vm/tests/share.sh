@@ -327,6 +327,32 @@ small_blocks()
 	each_is_its_own "$dir/clone1"
 }
 
+# Nothing is shared any more, but xfs keeps the mark, and of such a file does not say where a
+# hole's new blocks are.
+once_cloned()
+{
+	local dev
+	note "holes, and a clone that is gone"
+	rm -f "$dir"/*
+	written_file "$dir/image" "$size"
+	truncate -s $((2 * size)) "$dir/image"
+	cp --reflink=always "$dir/image" "$dir/clone"
+	rm "$dir/clone"
+	sync -f "$dir"
+	same "shared extents" "$(filefrag -v "$dir/image" | grep -c shared || true)" 0
+	dev=$(loop_dev x "$dir/image")
+	same "mode" "$(status_field x mode)" file
+	pattern write 5 0 "$size" | dd of="$dev" bs=64K seek=$((size >> 16)) iflag=fullblock oflag=direct \
+		conv=fsync status=none
+	dmsetup remove x
+	uncache "$dir/image"
+	check "what was written" pattern check 5 0 "$size" < <(tail -c "$size" "$dir/image")
+	dev=$(loop_dev x "$dir/image" 0 unshare)
+	same "mode with unshare" "$(status_field x mode)" mapped
+	dmsetup remove x
+	rm "$dir/image"
+}
+
 # There is no space for copies. Who is told so are those whose block needs one.
 no_space()
 {
@@ -362,6 +388,7 @@ refused_while_filled
 many_clones
 small_first
 whole_blocks
+once_cloned
 no_space
 cleanup_devices
 
