@@ -129,7 +129,7 @@ write_all()
 
 fragments()
 {
-	local dir=$2 size=$((48 << 20)) loop ours theirs
+	local dir=$2 size=$(($(rounds 48) << 20)) loop ours theirs
 	[ -z "${DMLOOP_ALL:-}${DMLOOP_SOAK:-}" ] || size=$((1 << 30))
 	note "pieces after $((size >> 20)) MiB of random first writes"
 	truncate -s "$size" "$dir/theirs"
