@@ -69,7 +69,7 @@ int do_find(const struct options *opts)
 		return EXIT_FAILURE;
 	}
 	printf("/dev/mapper/%s\n", name);
-	return EXIT_SUCCESS;
+	return fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 static int random_uuid(char *uuid, size_t size)

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* dmlosetup - set up and control dm-loop devices: options, and who does it */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "dmlosetup.h"
 
@@ -472,12 +474,28 @@ static int run_action(const struct options *opts)
 	return do_list(opts);
 }
 
+/*
+ * What is opened from here on is never standard output or error, or words for
+ * people would go into an image.
+ */
+static void open_standard_files(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	struct options opts = { 0 };
 	struct seen seen = { 0 };
 	int c, status;
 
+	open_standard_files();
 	/* only for the width of characters: figures keep their point */
 	setlocale(LC_CTYPE, "");
 	/* a reader that has gone away is an error like any other */

@@ -112,6 +112,12 @@ static int lease_take(struct prepare *p)
 			return -errno;
 		return complain_in_use(p, &st);
 	}
+	/* there are leases here, but not for us */
+	if (errno == EACCES) {
+		complain("cannot prepare %s: only its owner or root can keep others out of it",
+			 shown(p->file));
+		return TOLD;
+	}
 	note("no lease on %s: %s; it must not be in use",
 	     shown(p->file), strerror(errno));
 	return 0;

@@ -89,6 +89,24 @@ fails "open for writing elsewhere" "open elsewhere" --prepare open
 exec 8<&-
 ok "is as before" same_content open "$sum"
 
+# where standard error is closed, no words go into the file that is opened in its place
+make_sparse closed
+sum=$(sha256sum <closed)
+"$dmlosetup" -v --prepare closed 2>&-
+ok "words for people do not go into the file" same_content closed "$sum"
+
+# nobody is kept out of a file by one who is neither its owner nor root
+if [ "$(id -u)" = 0 ]; then
+	make_sparse foreign
+	chmod 666 foreign
+	chmod 755 .
+	cp "$dmlosetup" command
+	sum=$(sha256sum <foreign)
+	run setpriv --reuid=65534 --regid=65534 --clear-groups ./command --prepare foreign
+	ok "neither owner nor root" test "$status" = 1
+	ok "is left alone" same_content foreign "$sum"
+fi
+
 # stopped again and again it gets there, and never loses a byte
 make_sparse killed
 truncate -s 300M killed
