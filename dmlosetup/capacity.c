@@ -46,8 +46,9 @@ static int check_shrink(const struct change *c)
 			 node, what, (uintmax_t)size);
 		return TOLD;
 	}
-	user = device_user(c->dev);
-	if (!what && user) {
+	/* what is stacked on it may need more than what the first blocks say */
+	user = what ? device_holder(c->dev) : device_user(c->dev);
+	if (user) {
 		complain("cannot shrink %s: %s, and how much it needs is not known",
 			 node, user);
 		err = TOLD;
@@ -195,8 +196,8 @@ static int add_to_file(const struct hold *h, const struct change *c)
 		err = extend(h, c, fd);
 	if (!err && zeroes)
 		err = write_unwritten(h, c, fd);
-	if (!err && fsync(fd))
-		err = -errno;
+	if (!err)
+		err = hold_sync(h, fd);
 	if (err && longer && ftruncate(fd, c->old_size))
 		note("the file keeps what was added to it");
 	close(fd);
@@ -231,9 +232,15 @@ static int change_held(const struct hold *h, const struct change *c)
 	int err;
 
 	err = add_to_file(h, c);
+	if (err)
+		return err;
+	err = hold_load(h, c->sectors);
 	if (!err)
-		err = hold_load(h, c->sectors);
-	return err ? err : cut_file(c);
+		return cut_file(c);
+	if (c->new_size > c->old_size && device_has_file(c->dev) &&
+	    truncate(c->dev->table.path, c->old_size))
+		note("the file keeps what was added to it");
+	return err;
 }
 
 static int apply(const struct change *c)
@@ -291,6 +298,7 @@ int do_set_capacity(const struct options *opts)
 static int resume_only(const struct loop_device *dev)
 {
 	int kmsg = kmsg_open();
+	int lock = device_lock(dev);
 	char *reason;
 	int err;
 
@@ -302,6 +310,8 @@ static int resume_only(const struct loop_device *dev)
 			 reason ? reason : "see dmesg", strerror(-err));
 		free(reason);
 	}
+	if (lock >= 0)
+		close(lock);
 	if (kmsg >= 0)
 		close(kmsg);
 	return err;
@@ -340,7 +350,7 @@ static int refresh_one(const char *arg)
 	if (!err && devs->suspended) {
 		err = resume_only(devs);
 	} else if (!err) {
-		err = hold_begin(&h, devs);
+		err = hold_begin_refresh(&h, devs);
 		if (!err)
 			err = hold_end(&h, 0);
 		if (!err)

@@ -10,6 +10,7 @@
 #include <linux/falloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "dmlosetup.h"
@@ -252,9 +253,23 @@ int copy_rest(struct copy *c, const struct hold *h)
 	c->changed = 0;
 	err = copy_pass(c, "comparing", true);
 	c->hold = NULL;
-	if (!err && fsync(c->to))
-		err = -errno;
-	return err;
+	return err ? err : hold_sync(h, c->to);
+}
+
+/*
+ * Where a device is in use, first writes of its own must not find the
+ * filesystem full, nor all that is kept for root used up.
+ */
+int check_room(const struct stat *from, int to)
+{
+	struct statvfs fs;
+	struct stat st;
+
+	if (fstat(to, &st) || fstatvfs(to, &fs))
+		return -errno;
+	return st.st_dev == from->st_dev && fs.f_blocks &&
+	       (uint64_t)from->st_blocks * 512 >
+	       (uint64_t)fs.f_bavail * fs.f_frsize ? -ENOSPC : 0;
 }
 
 /* Blocks for a part of a file, in steps between which it can be stopped. */

@@ -113,8 +113,9 @@ static int fill_donor(struct defrag *d)
 {
 	uint64_t pos = 0, size = d->st.st_size;
 	struct extent part;
-	int got, err = 0;
+	int got, err;
 
+	err = check_room(&d->st, d->donor);
 	while (!err && (got = next_blocks(d->fd, pos, size, &part)) != 0) {
 		if (got < 0)
 			return got;
@@ -205,7 +206,19 @@ static int move_turn(struct defrag *d, const struct hold *h, int fd)
 	return err;
 }
 
-static int swap_blocks(const struct defrag *d, int fd)
+static bool has_changed(const struct stat *was, int fd)
+{
+	struct stat is;
+
+	return fstat(fd, &is) || is.st_size != was->st_size ||
+	       is.st_mtim.tv_sec != was->st_mtim.tv_sec ||
+	       is.st_mtim.tv_nsec != was->st_mtim.tv_nsec ||
+	       is.st_ctim.tv_sec != was->st_ctim.tv_sec ||
+	       is.st_ctim.tv_nsec != was->st_ctim.tv_nsec;
+}
+
+/* @st: as the file was before it was copied; xfs compares it with its inode. */
+static int swap_blocks(const struct defrag *d, int fd, const struct stat *st)
 {
 	struct xfs_swap swap = {
 		.target_fd = fd, .tmp_fd = d->donor, .length = d->st.st_size,
@@ -213,32 +226,35 @@ static int swap_blocks(const struct defrag *d, int fd)
 	struct xfs_exchange exchange = {
 		.file1_fd = d->donor, .length = d->st.st_size,
 	};
-	struct stat st;
 
-	if (fstat(fd, &st))
-		return -errno;
-	swap.stat.mtime.tv_sec = st.st_mtim.tv_sec;
-	swap.stat.mtime.tv_nsec = (int)st.st_mtim.tv_nsec;
-	swap.stat.ctime.tv_sec = st.st_ctim.tv_sec;
-	swap.stat.ctime.tv_nsec = (int)st.st_ctim.tv_nsec;
+	swap.stat.mtime.tv_sec = st->st_mtim.tv_sec;
+	swap.stat.mtime.tv_nsec = (int)st->st_mtim.tv_nsec;
+	swap.stat.ctime.tv_sec = st->st_ctim.tv_sec;
+	swap.stat.ctime.tv_nsec = (int)st->st_ctim.tv_nsec;
 	if (!ioctl(fd, XFS_SWAP, &swap))
 		return 0;
 	/* what the one cannot do, the other may */
 	if (errno != EINVAL && errno != EOPNOTSUPP && errno != ENOTTY)
 		return -errno;
+	/* it does not compare */
+	if (has_changed(st, fd))
+		return -ESTALE;
 	return ioctl(fd, XFS_EXCHANGE, &exchange) ? -errno : 0;
 }
 
 static int swap_turn(struct defrag *d, struct copy *c, const struct hold *h,
 		     int fd)
 {
+	struct stat st;
 	int err;
 
 	err = check_same(d, fd);
+	if (!err && fstat(fd, &st))
+		err = -errno;
 	if (!err)
 		err = copy_rest(c, h);
 	if (!err)
-		err = swap_blocks(d, fd);
+		err = swap_blocks(d, fd, &st);
 	if (!err && fsync(fd))
 		err = -errno;
 	return err;

@@ -255,13 +255,18 @@ struct hold {
 	double since;
 	double seconds;		/* how long it was suspended */
 	int kmsg;
+	int lock;
 };
 
 double now(void);
+int device_lock(const struct loop_device *dev);
 int hold_begin(struct hold *h, const struct loop_device *dev);
+int hold_begin_refresh(struct hold *h, const struct loop_device *dev);
 int hold_begin_resize(struct hold *h, const struct loop_device *dev,
 		      uint64_t old_size, uint64_t new_size);
+int keep_released(const struct loop_device *dev);
 int hold_keep(const struct hold *h);
+int hold_sync(const struct hold *h, int fd);
 int hold_load(const struct hold *h, uint64_t sectors);
 int hold_load_params(const struct hold *h, char *params);
 int hold_end(struct hold *h, int err);
@@ -271,6 +276,7 @@ int content_size(const struct loop_device *dev, uint64_t *size,
 		 const char **what);
 
 /* use.c */
+char *device_holder(const struct loop_device *dev);
 char *device_user(const struct loop_device *dev);
 char *device_mountpoint(const struct loop_device *dev);
 bool stacked_on(const struct dm_id *id, dev_t dev_nr);
@@ -339,6 +345,7 @@ int copy_pass(struct copy *c, const char *what, bool compare);
 int copy_live(struct copy *c);
 int copy_rest(struct copy *c, const struct hold *h);
 int allocate_blocks(int fd, uint64_t pos, uint64_t end);
+int check_room(const struct stat *from, int to);
 
 /* one file each */
 int do_list(const struct options *opts);

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -16,10 +17,12 @@
 
 #include "dmlosetup.h"
 
-/* the guard tries again after 10, 20, 40 ... ms, for half a minute */
+/* tried again after 10, 20, 40 ... ms: by the guard for half a minute, by us for two seconds */
 #define FIRST_PAUSE	10000000L
 #define LAST_PAUSE	500000000L
-#define RESUME_TRIES	64
+#define GUARD_TRIES	64
+#define OWN_TRIES	9
+#define SYNC_STEP	16777216ULL
 
 double now(void)
 {
@@ -27,6 +30,30 @@ double now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/*
+ * One dmlosetup at a time has a device suspended: the end of another would
+ * resume it under the first. The guard has the lock too, until it is done.
+ * Returns a descriptor or a negative errno. May wait, as long as no signal came.
+ */
+int device_lock(const struct loop_device *dev)
+{
+	struct timespec pause = { .tv_nsec = FIRST_PAUSE };
+	int fd = open(dev->id.node, O_RDONLY | O_CLOEXEC);
+	int err;
+
+	if (fd < 0)
+		return -errno;
+	while (flock(fd, LOCK_EX | LOCK_NB)) {
+		err = errno == EWOULDBLOCK && signals_pending() ? EINTR : errno;
+		if (err != EWOULDBLOCK) {
+			close(fd);
+			return -err;
+		}
+		nanosleep(&pause, NULL);
+	}
+	return fd;
 }
 
 /* Never with another file that is at the path now. */
@@ -45,17 +72,16 @@ static int load_old(const struct hold *h)
 /*
  * The kernel takes no file that is open for writing, and closes those of a
  * process that dies in no certain order: the file may be open for a moment
- * after the guard was told by the end of its socket.
+ * after the guard was told by the end of its socket. Others may pass by, too.
  */
-static int resume_patiently(const char *name)
+static int resume_patiently(const char *name, unsigned int tries, double *when)
 {
 	struct timespec pause = { .tv_nsec = FIRST_PAUSE };
-	unsigned int tries;
 	int err;
 
-	for (tries = 0; tries < RESUME_TRIES; tries++) {
-		err = dm_resume(name, NULL);
-		if (err != -ETXTBSY)
+	for (;;) {
+		err = dm_resume(name, when);
+		if (err != -ETXTBSY || !--tries)
 			break;
 		nanosleep(&pause, NULL);
 		if (pause.tv_nsec < LAST_PAUSE)
@@ -69,8 +95,8 @@ static void resume(const struct hold *h)
 {
 	const char *name = h->old.id.name;
 
-	if (resume_patiently(name) && !load_old(h))
-		resume_patiently(name);
+	if (resume_patiently(name, GUARD_TRIES, NULL) && !load_old(h))
+		resume_patiently(name, GUARD_TRIES, NULL);
 }
 
 /*
@@ -140,30 +166,42 @@ static int suspend(struct hold *h)
 	return guard_keep(&h->guard);
 }
 
-int hold_begin(struct hold *h, const struct loop_device *dev)
+/* What was planned with @dev may not be right any more. */
+static int check_changed(const struct hold *h)
 {
-	return hold_begin_resize(h, dev, 0, 0);
+	const struct loop_device *was = h->dev, *is = h->lines;
+
+	if (h->old.suspended) {
+		complain("nothing is changed on %s: it is suspended; use --refresh first",
+			 shown(was->id.node));
+		return TOLD;
+	}
+	if (h->nr_lines && is->table.path && is->length == was->length &&
+	    is->table.offset == was->table.offset &&
+	    !strcmp(is->table.path, was->table.path))
+		return 0;
+	complain("nothing is changed on %s: it was changed meanwhile",
+		 shown(was->id.node));
+	return TOLD;
 }
 
-/*
- * Says why when it fails; then the device is as it was. The sizes are those
- * of the file, in bytes, if they differ.
- */
-int hold_begin_resize(struct hold *h, const struct loop_device *dev,
-		      uint64_t old_size, uint64_t new_size)
+static int begin(struct hold *h, bool refresh)
 {
+	const struct loop_device *dev = h->dev;
 	int err;
 
-	memset(h, 0, sizeof(*h));
-	h->dev = dev;
-	h->old_size = old_size;
-	h->new_size = new_size;
 	h->guard.fd = -1;
 	h->kmsg = kmsg_open();
 	signals_hold();
-	err = dm_read(dev->id.name, true, &h->old);
+	h->lock = device_lock(dev);
+	/* what cannot be opened cannot be locked */
+	err = h->lock == -EINTR ? h->lock : 0;
+	if (!err)
+		err = dm_read(dev->id.name, true, &h->old);
 	if (!err)
 		err = device_read(dev->id.name, &h->lines, &h->nr_lines);
+	if (!err && !refresh)
+		err = check_changed(h);
 	if (!err) {
 		write_back(dev);
 		mlockall(MCL_CURRENT | MCL_FUTURE);
@@ -176,15 +214,72 @@ int hold_begin_resize(struct hold *h, const struct loop_device *dev,
 	if (err == -ECHILD)
 		complain("nothing is changed on %s: the guard process was killed",
 			 shown(dev->id.node));
-	else
+	else if (err < 0)
 		complain_errno(err, "cannot suspend %s", shown(dev->id.node));
 	return hold_end(h, TOLD);
+}
+
+/* Says why when it fails; then the device is as it was. */
+int hold_begin(struct hold *h, const struct loop_device *dev)
+{
+	*h = (struct hold) { .dev = dev };
+	return begin(h, false);
+}
+
+/* The sizes are those of the file, in bytes. */
+int hold_begin_resize(struct hold *h, const struct loop_device *dev,
+		      uint64_t old_size, uint64_t new_size)
+{
+	*h = (struct hold) {
+		.dev = dev, .old_size = old_size, .new_size = new_size,
+	};
+	return begin(h, false);
+}
+
+/* Whatever its table is by now. */
+int hold_begin_refresh(struct hold *h, const struct loop_device *dev)
+{
+	*h = (struct hold) { .dev = dev };
+	return begin(h, true);
+}
+
+/*
+ * The file of a device that is suspended, open for writing: the kernel does not
+ * take it, so nobody can resume the device before it is closed. Returns a
+ * descriptor or, where there is nothing to be had, a negative errno: the device
+ * cannot write, or another one on the file is active.
+ */
+int keep_released(const struct loop_device *dev)
+{
+	int fd = open(dev->table.path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+
+	return fd < 0 ? -errno : fd;
 }
 
 /* In a long change, now and then. Fails when the guard has given up. */
 int hold_keep(const struct hold *h)
 {
 	return guard_keep(&h->guard);
+}
+
+/* fsync of what may be much: in steps, as the guard must see that we go on. */
+int hold_sync(const struct hold *h, int fd)
+{
+	struct stat st;
+	off_t pos;
+	int err = 0;
+
+	if (fstat(fd, &st))
+		return -errno;
+	for (pos = 0; !err && pos < st.st_size; pos += SYNC_STEP) {
+		/* an error comes at the fsync, too */
+		sync_file_range(fd, pos, SYNC_STEP, SYNC_FILE_RANGE_WRITE |
+				SYNC_FILE_RANGE_WAIT_AFTER);
+		err = hold_keep(h);
+	}
+	if (!err && fsync(fd))
+		err = -errno;
+	return err;
 }
 
 /* The same line with another length. */
@@ -234,7 +329,7 @@ int hold_end(struct hold *h, int err)
 	if (h->suspended) {
 		if (err)
 			dm_clear(name);
-		resumed = dm_resume(name, &until);
+		resumed = resume_patiently(name, OWN_TRIES, &until);
 		if (resumed) {
 			complain_resume(h, resumed);
 			if (!load_old(h) && !dm_resume(name, &until))
@@ -248,6 +343,8 @@ int hold_end(struct hold *h, int err)
 		h->seconds = until - h->since;
 	}
 	guard_done(&h->guard);
+	if (h->lock >= 0)
+		close(h->lock);
 	munlockall();
 	messages_show();
 	if (h->kmsg >= 0)

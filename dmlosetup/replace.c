@@ -77,9 +77,10 @@ static int make_room(struct replace *r)
 {
 	bool sparse = (uint64_t)r->old.st_blocks * 512 <
 		      (uint64_t)r->old.st_size;
-	int err = 0;
+	int err;
 
-	if (!sparse || r->copy.all)
+	err = check_room(&r->old, r->copy.to);
+	if (!err && (!sparse || r->copy.all))
 		err = allocate_blocks(r->copy.to, 0, r->copy.size);
 	/* the writes allocate */
 	if (err == -EOPNOTSUPP)
@@ -157,16 +158,11 @@ static char *new_params(const struct replace *r)
 	return params;
 }
 
-/* The device is suspended. Every moment of it is one to resume from. */
-static int replace_held(struct replace *r, const struct hold *h)
+static int finish(struct replace *r, const struct hold *h)
 {
-	struct stat st;
 	char *params;
 	int err;
 
-	if (!same_table(r, h) || fstat(r->copy.from, &st) ||
-	    st.st_size != r->old.st_size)
-		return -ESTALE;
 	err = copy_rest(&r->copy, h);
 	if (err)
 		return err;
@@ -179,6 +175,23 @@ static int replace_held(struct replace *r, const struct hold *h)
 	params = new_params(r);
 	err = hold_load_params(h, params);
 	free(params);
+	return err;
+}
+
+/* The device is suspended. Every moment of it is one to resume from. */
+static int replace_held(struct replace *r, const struct hold *h)
+{
+	struct stat st;
+	int old, err;
+
+	if (!same_table(r, h) || fstat(r->copy.from, &st) ||
+	    st.st_size != r->old.st_size)
+		return -ESTALE;
+	/* until it has the new table: who resumes it would write to the old file */
+	old = keep_released(r->dev);
+	err = finish(r, h);
+	if (old >= 0)
+		close(old);
 	return err;
 }
 

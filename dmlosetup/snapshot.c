@@ -45,12 +45,14 @@ static int clone_held(const struct hold *h, const struct loop_device *dev,
 		      int to, bool *copied)
 {
 	struct stat st;
-	int from, err = 0;
+	int from, keep, err = 0;
 
+	/* of one moment: nobody resumes it meanwhile */
+	keep = keep_released(dev);
 	from = open(dev->table.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (from < 0)
-		return -errno;
-	if (fstat(from, &st) || !device_on_file(dev, &st)) {
+	if (from < 0) {
+		err = -errno;
+	} else if (fstat(from, &st) || !device_on_file(dev, &st)) {
 		err = -ESTALE;
 	} else if (ioctl(to, FICLONE, from)) {
 		*copied = true;
@@ -60,7 +62,10 @@ static int clone_held(const struct hold *h, const struct loop_device *dev,
 		else
 			err = -errno;
 	}
-	close(from);
+	if (from >= 0)
+		close(from);
+	if (keep >= 0)
+		close(keep);
 	/* had the guard resumed the device, this is not one moment */
 	return err ? err : hold_keep(h);
 }

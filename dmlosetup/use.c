@@ -29,7 +29,7 @@ static char *sysfs_line(const char *path)
 }
 
 /* "dm-3 (crypt-disk)", or NULL */
-static char *holder(const struct loop_device *dev)
+char *device_holder(const struct loop_device *dev)
 {
 	char *path = xasprintf("/sys/dev/block/%u:%u/holders",
 			       dev->id.major, dev->id.minor);
@@ -140,7 +140,7 @@ static char *swap_space(const struct loop_device *dev)
 /* "it is mounted on /mnt", or NULL; the caller frees it. */
 char *device_user(const struct loop_device *dev)
 {
-	char *who = holder(dev);
+	char *who = device_holder(dev);
 	char *where;
 
 	if (who)

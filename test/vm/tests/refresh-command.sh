@@ -53,6 +53,9 @@ change()
 	umount /mnt/inner
 	e2fsck -fy /dev/mapper/disk >/dev/null 2>&1 || true
 	resize2fs /dev/mapper/disk 40M 2>/dev/null
+	dmsetup create top --table "0 8 linear /dev/mapper/disk $((48 << 11))"
+	fails "is on top of it" dmlosetup -c disk --size 40M --shrink
+	dmsetup remove top
 	dmlosetup -c disk --size 40M --shrink
 	same "the device" "$(size)" $((40 << 20))
 	same "the file" "$(stat -c %s image)" $((40 << 20))

@@ -25,9 +25,11 @@ refuse()
 	writer_goes_on
 }
 
+is_suspended() { [ "$(state_of disk)" = Suspended ]; }
+
 refused()
 {
-	local here=$1 there=$2 image=$1/image
+	local here=$1 there=$2 image=$1/image replaced
 	note "refused, or rolled back"
 	truncate -s 24M "$image"
 	inner_mount ext4 "$(loop_dev disk "$image")" 16M
@@ -58,9 +60,22 @@ refused()
 	! wait $! || fail "it went on"
 	matches "it says so" "$(<"$state/said")" "it was changed meanwhile"
 	check "none is left" test ! -e "$there/image"
+
+	note "somebody resumes it meanwhile"
+	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=3000000:when=1 \
+		dmlosetup --replace disk "$there/image" &
+	replaced=$!
+	soon "it is suspended" is_suspended
+	fails ETXTBSY within dmsetup resume disk
+	fails ETXTBSY within dmsetup resume disk
+	within dmlosetup --refresh disk
+	check "it went on" wait "$replaced"
+	same "it has the new file" "$(table_word 4)" "$there/image"
+	writer_goes_on
 	writer_stop
 	inner_check
 	dmlosetup -d disk
+	rm "$there/image"
 
 	note "no table for the new file"
 	rm "$image"
