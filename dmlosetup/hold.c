@@ -267,19 +267,19 @@ int hold_sync(const struct hold *h, int fd)
 {
 	struct stat st;
 	off_t pos;
-	int err = 0;
 
 	if (fstat(fd, &st))
 		return -errno;
-	for (pos = 0; !err && pos < st.st_size; pos += SYNC_STEP) {
-		/* an error comes at the fsync, too */
-		sync_file_range(fd, pos, SYNC_STEP, SYNC_FILE_RANGE_WRITE |
-				SYNC_FILE_RANGE_WAIT_AFTER);
-		err = hold_keep(h);
+	for (pos = 0; pos < st.st_size; pos += SYNC_STEP) {
+		/* an error that is told here is not told again by fsync */
+		if (sync_file_range(fd, pos, SYNC_STEP, SYNC_FILE_RANGE_WRITE |
+				    SYNC_FILE_RANGE_WAIT_AFTER) &&
+		    errno != ENOSYS && errno != EINVAL)
+			return -errno;
+		if (hold_keep(h))
+			return -ECHILD;
 	}
-	if (!err && fsync(fd))
-		err = -errno;
-	return err;
+	return fsync(fd) ? -errno : 0;
 }
 
 /* The same line with another length. */

@@ -61,6 +61,12 @@ refused()
 	matches "it says so" "$(<"$state/said")" "it was changed meanwhile"
 	check "none is left" test ! -e "$there/image"
 
+	note "what was copied does not come to the disk"
+	fails EIO strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:error=EIO:when=1 \
+		dmlosetup --replace disk "$there/image"
+	check "none is left" test ! -e "$there/image"
+	writer_goes_on
+
 	note "somebody resumes it meanwhile"
 	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=3000000:when=1 \
 		dmlosetup --replace disk "$there/image" &
