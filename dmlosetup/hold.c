@@ -273,8 +273,7 @@ int hold_sync(const struct hold *h, int fd)
 	for (pos = 0; pos < st.st_size; pos += SYNC_STEP) {
 		/* an error that is told here is not told again by fsync */
 		if (sync_file_range(fd, pos, SYNC_STEP, SYNC_FILE_RANGE_WRITE |
-				    SYNC_FILE_RANGE_WAIT_AFTER) &&
-		    errno != ENOSYS && errno != EINVAL)
+				    SYNC_FILE_RANGE_WAIT_AFTER))
 			return -errno;
 		if (hold_keep(h))
 			return -ECHILD;
