@@ -169,13 +169,12 @@ int device_open(const char *arg, const char *what, struct loop_device **devs,
 /* Its whole table is one line, ours. */
 bool device_one_line(const struct loop_device *devs, size_t nr)
 {
-	struct dm_state state;
+	struct dm_state state = { 0 };
 	bool one;
 
 	one = nr == 1 && !devs->start && devs->table.path &&
 	      !dm_read(devs->id.name, true, &state) && state.nr_lines == 1;
-	if (nr == 1)
-		dm_state_free(&state);
+	dm_state_free(&state);
 	return one;
 }
 

@@ -264,7 +264,7 @@ int hold_begin(struct hold *h, const struct loop_device *dev);
 int hold_begin_refresh(struct hold *h, const struct loop_device *dev);
 int hold_begin_resize(struct hold *h, const struct loop_device *dev,
 		      uint64_t old_size, uint64_t new_size);
-int keep_released(const struct loop_device *dev);
+int hold_file(const struct hold *h, int *fd);
 int hold_keep(const struct hold *h);
 int hold_sync(const struct hold *h, int fd);
 int hold_load(const struct hold *h, uint64_t sectors);

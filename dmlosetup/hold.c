@@ -176,9 +176,11 @@ static int check_changed(const struct hold *h)
 			 shown(was->id.node));
 		return TOLD;
 	}
-	if (h->nr_lines && is->table.path && is->length == was->length &&
+	if (h->nr_lines == 1 && is->table.path && is->start == was->start &&
+	    is->length == was->length &&
 	    is->table.offset == was->table.offset &&
-	    !strcmp(is->table.path, was->table.path))
+	    !strcmp(is->table.path, was->table.path) &&
+	    !strcmp(is->table.options, was->table.options))
 		return 0;
 	complain("nothing is changed on %s: it was changed meanwhile",
 		 shown(was->id.node));
@@ -245,15 +247,23 @@ int hold_begin_refresh(struct hold *h, const struct loop_device *dev)
 
 /*
  * The file of a device that is suspended, open for writing: the kernel does not
- * take it, so nobody can resume the device before it is closed. Returns a
- * descriptor or, where there is nothing to be had, a negative errno: the device
- * cannot write, or another one on the file is active.
+ * take it, so nobody can resume the device before it is closed. @fd is -1 where
+ * that cannot be had: the device cannot write, or another one on the file is
+ * active. Fails if somebody was quicker.
  */
-int keep_released(const struct loop_device *dev)
+int hold_file(const struct hold *h, int *fd)
 {
-	int fd = open(dev->table.path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	struct dm_state is;
+	int err;
 
-	return fd < 0 ? -errno : fd;
+	*fd = open(h->dev->table.path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	err = dm_read(h->old.id.name, true, &is);
+	if (!err && !is.suspended)
+		err = -ESTALE;
+	dm_state_free(&is);
+	if (err && *fd >= 0)
+		close(*fd);
+	return err;
 }
 
 /* In a long change, now and then. Fails when the guard has given up. */
@@ -286,6 +296,8 @@ int hold_load(const struct hold *h, uint64_t sectors)
 {
 	struct dm_line line = h->old.lines[0];
 
+	if (h->old.nr_lines != 1)
+		return -ESTALE;
 	line.length = sectors;
 	return dm_load(h->old.id.name, &line, 1, h->old.read_only);
 }
@@ -299,6 +311,8 @@ int hold_load_params(const struct hold *h, char *params)
 	struct dm_line line = h->old.lines[0];
 	int err;
 
+	if (h->old.nr_lines != 1)
+		return -ESTALE;
 	line.params = params;
 	err = dm_load(h->old.id.name, &line, 1, h->old.read_only);
 	/* from here on the guard would resume with it too; had it before? */

@@ -476,17 +476,17 @@ static int run_action(const struct options *opts)
 
 /*
  * What is opened from here on is never standard output or error, or words for
- * people would go into an image.
+ * people would go into an image. One that was closed still fails.
  */
 static void open_standard_files(void)
 {
 	int fd;
 
-	do
-		fd = open("/dev/null", O_RDWR);
-	while (fd >= 0 && fd <= STDERR_FILENO);
-	if (fd >= 0)
-		close(fd);
+	for (fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+		if (fcntl(fd, F_GETFD) < 0 &&
+		    open("/dev/null", fd ? O_RDONLY : O_WRONLY) != fd)
+			exit(EXIT_FAILURE);
+	}
 }
 
 int main(int argc, char **argv)

@@ -122,23 +122,6 @@ static int copy_in_use(struct replace *r)
 	return err;
 }
 
-/* What was found out before the copy began must still be so. */
-static bool same_table(const struct replace *r, const struct hold *h)
-{
-	const struct dm_line *line = h->old.lines;
-	struct table_line is;
-	bool same;
-
-	if (h->old.nr_lines != 1 || strcmp(line->type, TARGET_NAME) ||
-	    line->length != r->dev->length || table_parse(line->params, &is))
-		return false;
-	same = !strcmp(is.path, r->dev->table.path) &&
-	       is.offset == r->dev->table.offset &&
-	       !strcmp(is.options, r->dev->table.options);
-	table_free(&is);
-	return same;
-}
-
 /* "/new/path 0 2 chunk 65536": the options stay */
 static char *new_params(const struct replace *r)
 {
@@ -184,11 +167,12 @@ static int replace_held(struct replace *r, const struct hold *h)
 	struct stat st;
 	int old, err;
 
-	if (!same_table(r, h) || fstat(r->copy.from, &st) ||
-	    st.st_size != r->old.st_size)
+	if (fstat(r->copy.from, &st) || st.st_size != r->old.st_size)
 		return -ESTALE;
 	/* until it has the new table: who resumes it would write to the old file */
-	old = keep_released(r->dev);
+	err = hold_file(h, &old);
+	if (err)
+		return err;
 	err = finish(r, h);
 	if (old >= 0)
 		close(old);

@@ -45,10 +45,12 @@ static int clone_held(const struct hold *h, const struct loop_device *dev,
 		      int to, bool *copied)
 {
 	struct stat st;
-	int from, keep, err = 0;
+	int from, keep, err;
 
 	/* of one moment: nobody resumes it meanwhile */
-	keep = keep_released(dev);
+	err = hold_file(h, &keep);
+	if (err)
+		return err;
 	from = open(dev->table.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (from < 0) {
 		err = -errno;

@@ -71,4 +71,6 @@ fails "an offset at the end" "behind its end" -o 1M -f file
 fails "an offset behind the end" "behind its end" -o 1G -f file
 fails "a limit of less than a sector" "less than a sector" --sizelimit 100 -f file
 fails "a newline in a name is not printed" 'a\\x0ab: No such' -f $'a\nb'
+"$dmlosetup" --version >&-
+ok "an answer that nobody can get is an error" test $? = 1
 plan

@@ -73,7 +73,6 @@ refused()
 	replaced=$!
 	soon "it is suspended" is_suspended
 	fails ETXTBSY within dmsetup resume disk
-	fails ETXTBSY within dmsetup resume disk
 	within dmlosetup --refresh disk
 	check "it went on" wait "$replaced"
 	same "it has the new file" "$(table_word 4)" "$there/image"
