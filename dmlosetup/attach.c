@@ -368,7 +368,7 @@ static int reuse(const struct options *opts, const struct plan *plan)
 
 static int attach_guarded(const struct options *opts, struct plan *plan)
 {
-	struct guard guard;
+	struct guard guard = { 0 };
 	int err;
 
 	signals_hold();

@@ -197,7 +197,8 @@ static int add_to_file(const struct hold *h, const struct change *c)
 	if (!err && zeroes)
 		err = write_unwritten(h, c, fd);
 	if (!err)
-		err = hold_sync(h, fd);
+		err = hold_sync(h, fd, zeroes ? c->dev->table.offset +
+				(c->dev->length << SECTOR_SHIFT) : c->old_size);
 	if (err && longer && ftruncate(fd, c->old_size))
 		note("the file keeps what was added to it");
 	close(fd);

@@ -253,22 +253,24 @@ int copy_rest(struct copy *c, const struct hold *h)
 	c->changed = 0;
 	err = copy_pass(c, "comparing", true);
 	c->hold = NULL;
-	return err ? err : hold_sync(h, c->to);
+	return err ? err : hold_sync(h, c->to, 0);
 }
 
 /*
  * Where a device is in use, first writes of its own must not find the
- * filesystem full, nor all that is kept for root used up.
+ * filesystem full, nor all that is kept for root used up. Of the file @from
+ * @most bytes are copied.
  */
-int check_room(const struct stat *from, int to)
+int check_room(const struct stat *from, uint64_t most, int to)
 {
+	uint64_t need = (uint64_t)from->st_blocks * 512;
 	struct statvfs fs;
 	struct stat st;
 
 	if (fstat(to, &st) || fstatvfs(to, &fs))
 		return -errno;
 	return st.st_dev == from->st_dev && fs.f_blocks &&
-	       (uint64_t)from->st_blocks * 512 >
+	       (need < most ? need : most) >
 	       (uint64_t)fs.f_bavail * fs.f_frsize ? -ENOSPC : 0;
 }
 

@@ -115,7 +115,7 @@ static int fill_donor(struct defrag *d)
 	struct extent part;
 	int got, err;
 
-	err = check_room(&d->st, d->donor);
+	err = check_room(&d->st, d->st.st_size, d->donor);
 	while (!err && (got = next_blocks(d->fd, pos, size, &part)) != 0) {
 		if (got < 0)
 			return got;
@@ -235,7 +235,7 @@ static int swap_blocks(const struct defrag *d, int fd, const struct stat *st)
 		return 0;
 	/* what the one cannot do, the other may */
 	if (errno != EINVAL && errno != EOPNOTSUPP && errno != ENOTTY)
-		return -errno;
+		return errno == EBUSY ? -ESTALE : -errno;
 	/* it does not compare */
 	if (has_changed(st, fd))
 		return -ESTALE;

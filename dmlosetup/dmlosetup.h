@@ -190,11 +190,15 @@ const char *dm_last_log(void);
 struct guard {
 	int fd;
 	pid_t pid;
+	const char *path;	/* of the file that it may have to open */
+	bool has_file;
 };
 
 int guard_start(struct guard *g, void (*undo)(void *), void *arg, bool lock);
 int guard_keep(const struct guard *g);
 int guard_ask(const struct guard *g);
+int guard_open(struct guard *g);
+void guard_close(struct guard *g);
 void guard_done(struct guard *g);
 void guard_init(int argc, char **argv);
 void signals_hold(void);
@@ -264,9 +268,9 @@ int hold_begin(struct hold *h, const struct loop_device *dev);
 int hold_begin_refresh(struct hold *h, const struct loop_device *dev);
 int hold_begin_resize(struct hold *h, const struct loop_device *dev,
 		      uint64_t old_size, uint64_t new_size);
-int hold_file(const struct hold *h, int *fd);
+int hold_file(struct hold *h);
 int hold_keep(const struct hold *h);
-int hold_sync(const struct hold *h, int fd);
+int hold_sync(const struct hold *h, int fd, uint64_t from);
 int hold_load(const struct hold *h, uint64_t sectors);
 int hold_load_params(const struct hold *h, char *params);
 int hold_end(struct hold *h, int err);
@@ -345,7 +349,7 @@ int copy_pass(struct copy *c, const char *what, bool compare);
 int copy_live(struct copy *c);
 int copy_rest(struct copy *c, const struct hold *h);
 int allocate_blocks(int fd, uint64_t pos, uint64_t end);
-int check_room(const struct stat *from, int to);
+int check_room(const struct stat *from, uint64_t most, int to);
 
 /* one file each */
 int do_list(const struct options *opts);

@@ -6,7 +6,9 @@
  * gone. The kernel closes the socket only after the parent has left its last
  * ioctl, so the undo cannot overtake it. After a 'k' the parent must say so
  * again before the time is over: should it hang, the undo comes too. An 'a' is
- * answered, as long as the undo has not begun.
+ * answered, as long as the undo has not begun; so is an 'o', by which a file is
+ * opened for writing until a 'c' or the undo, which a parent that hangs would not
+ * close.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -75,30 +77,42 @@ static void close_files(void)
 }
 
 /* Returns true when all is done, false when the parent is gone or hangs. */
-static bool wait_done(int fd)
+static bool wait_done(int fd, const char *path)
 {
 	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
-	int timeout = -1;
-	char byte;
+	int timeout = -1, file = -1;
+	char byte = 0;
 	int n;
 
 	for (;;) {
 		n = poll(&poll_fd, 1, timeout);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n <= 0)
-			return false;
-		if (read(fd, &byte, 1) != 1)
-			return false;
+		if (n <= 0 || read(fd, &byte, 1) != 1) {
+			byte = 0;
+			break;
+		}
 		if (byte == 'd')
-			return true;
-		if (byte == 'a' && write(fd, "a", 1) != 1)
-			return false;
+			break;
+		if (byte == 'o')
+			file = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+		if (byte == 'c' && file >= 0) {
+			close(file);
+			file = -1;
+		}
+		if (byte != 'k' && write(fd, "a", 1) != 1) {
+			byte = 0;
+			break;
+		}
 		timeout = KEEP_MS;
 	}
+	if (file >= 0)
+		close(file);
+	return byte == 'd';
 }
 
-static void guard_run(int fd, void (*undo)(void *), void *arg, bool lock)
+static void guard_run(const struct guard *g, int fd, void (*undo)(void *),
+		      void *arg, bool lock)
 {
 	struct sigaction ignore = { .sa_handler = SIG_IGN };
 	int sig;
@@ -114,7 +128,7 @@ static void guard_run(int fd, void (*undo)(void *), void *arg, bool lock)
 		mlockall(MCL_CURRENT | MCL_FUTURE);
 	if (chdir("/") || write(fd, "r", 1) != 1)
 		_exit(EXIT_FAILURE);
-	if (!wait_done(fd))
+	if (!wait_done(fd, g->path))
 		undo(arg);
 	_exit(EXIT_SUCCESS);
 }
@@ -152,7 +166,7 @@ int guard_start(struct guard *g, void (*undo)(void *), void *arg, bool lock)
 	}
 	if (!g->pid) {
 		close(fds[1]);
-		guard_run(fds[0], undo, arg, lock);
+		guard_run(g, fds[0], undo, arg, lock);
 	}
 	close(fds[0]);
 	g->fd = fds[1];
@@ -172,13 +186,35 @@ int guard_keep(const struct guard *g)
 	return write(g->fd, "k", 1) == 1 ? 0 : -ECHILD;
 }
 
-/* The same, and surely so: if this succeeds the undo has not begun before. */
-int guard_ask(const struct guard *g)
+static int tell(const struct guard *g, const char *byte)
 {
 	char answer;
 
-	return write(g->fd, "a", 1) == 1 && read(g->fd, &answer, 1) == 1 ?
+	return write(g->fd, byte, 1) == 1 && read(g->fd, &answer, 1) == 1 ?
 	       0 : -ECHILD;
+}
+
+/* The same, and surely so: if this succeeds the undo has not begun before. */
+int guard_ask(const struct guard *g)
+{
+	return tell(g, "a");
+}
+
+/*
+ * The guard opens g->path for writing, if it can; until guard_close() or the
+ * undo nobody can resume a device on that file.
+ */
+int guard_open(struct guard *g)
+{
+	g->has_file = true;
+	return tell(g, "o");
+}
+
+void guard_close(struct guard *g)
+{
+	if (g->has_file)
+		tell(g, "c");
+	g->has_file = false;
 }
 
 static sigset_t held, before;

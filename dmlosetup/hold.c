@@ -22,7 +22,8 @@
 #define LAST_PAUSE	500000000L
 #define GUARD_TRIES	64
 #define OWN_TRIES	9
-#define SYNC_STEP	16777216ULL
+#define SYNC_STEP	16777216
+#define SAY_AFTER	200
 
 double now(void)
 {
@@ -41,6 +42,7 @@ int device_lock(const struct loop_device *dev)
 {
 	struct timespec pause = { .tv_nsec = FIRST_PAUSE };
 	int fd = open(dev->id.node, O_RDONLY | O_CLOEXEC);
+	unsigned int n = 0;
 	int err;
 
 	if (fd < 0)
@@ -51,6 +53,9 @@ int device_lock(const struct loop_device *dev)
 			close(fd);
 			return -err;
 		}
+		if (++n == SAY_AFTER)
+			complain("waiting for another command that has %s locked",
+				 shown(dev->id.node));
 		nanosleep(&pause, NULL);
 	}
 	return fd;
@@ -179,6 +184,7 @@ static int check_changed(const struct hold *h)
 	if (h->nr_lines == 1 && is->table.path && is->start == was->start &&
 	    is->length == was->length &&
 	    is->table.offset == was->table.offset &&
+	    is->back_dev == was->back_dev && is->back_ino == was->back_ino &&
 	    !strcmp(is->table.path, was->table.path) &&
 	    !strcmp(is->table.options, was->table.options))
 		return 0;
@@ -193,6 +199,7 @@ static int begin(struct hold *h, bool refresh)
 	int err;
 
 	h->guard.fd = -1;
+	h->guard.path = dev->table.path;
 	h->kmsg = kmsg_open();
 	signals_hold();
 	h->lock = device_lock(dev);
@@ -205,7 +212,8 @@ static int begin(struct hold *h, bool refresh)
 	if (!err && !refresh)
 		err = check_changed(h);
 	if (!err) {
-		write_back(dev);
+		if (!h->old.suspended)
+			write_back(dev);
 		mlockall(MCL_CURRENT | MCL_FUTURE);
 		err = guard_start(&h->guard, undo_hold, h, true);
 	}
@@ -246,23 +254,23 @@ int hold_begin_refresh(struct hold *h, const struct loop_device *dev)
 }
 
 /*
- * The file of a device that is suspended, open for writing: the kernel does not
- * take it, so nobody can resume the device before it is closed. @fd is -1 where
- * that cannot be had: the device cannot write, or another one on the file is
- * active. Fails if somebody was quicker.
+ * The file of a device that is suspended is open for writing until hold_end():
+ * the kernel does not take it, so nobody resumes the device with its old table.
+ * Fails if somebody was quicker. Without effect where the file cannot be opened:
+ * the device does not write, or another one on the file is active.
  */
-int hold_file(const struct hold *h, int *fd)
+int hold_file(struct hold *h)
 {
 	struct dm_state is;
 	int err;
 
-	*fd = open(h->dev->table.path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	err = guard_open(&h->guard);
+	if (err)
+		return err;
 	err = dm_read(h->old.id.name, true, &is);
 	if (!err && !is.suspended)
 		err = -ESTALE;
 	dm_state_free(&is);
-	if (err && *fd >= 0)
-		close(*fd);
 	return err;
 }
 
@@ -272,15 +280,18 @@ int hold_keep(const struct hold *h)
 	return guard_keep(&h->guard);
 }
 
-/* fsync of what may be much: in steps, as the guard must see that we go on. */
-int hold_sync(const struct hold *h, int fd)
+/*
+ * fsync of what may be much, from @from on in bytes: in steps, as the guard must
+ * see that we go on.
+ */
+int hold_sync(const struct hold *h, int fd, uint64_t from)
 {
 	struct stat st;
 	off_t pos;
 
 	if (fstat(fd, &st))
 		return -errno;
-	for (pos = 0; pos < st.st_size; pos += SYNC_STEP) {
+	for (pos = (off_t)from; pos < st.st_size; pos += SYNC_STEP) {
 		/* an error that is told here is not told again by fsync */
 		if (sync_file_range(fd, pos, SYNC_STEP, SYNC_FILE_RANGE_WRITE |
 				    SYNC_FILE_RANGE_WAIT_AFTER))
@@ -340,6 +351,7 @@ int hold_end(struct hold *h, int err)
 	int resumed = 0;
 
 	if (h->suspended) {
+		guard_close(&h->guard);
 		if (err)
 			dm_clear(name);
 		resumed = resume_patiently(name, OWN_TRIES, &until);
@@ -356,10 +368,11 @@ int hold_end(struct hold *h, int err)
 		h->seconds = until - h->since;
 	}
 	guard_done(&h->guard);
-	if (h->lock >= 0)
-		close(h->lock);
 	munlockall();
 	messages_show();
+	/* the last close of a device writes back what is cached of it */
+	if (h->lock >= 0)
+		close(h->lock);
 	if (h->kmsg >= 0)
 		close(h->kmsg);
 	dm_state_free(&h->old);

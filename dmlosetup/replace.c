@@ -79,7 +79,7 @@ static int make_room(struct replace *r)
 		      (uint64_t)r->old.st_size;
 	int err;
 
-	err = check_room(&r->old, r->copy.to);
+	err = check_room(&r->old, r->copy.size, r->copy.to);
 	if (!err && (!sparse || r->copy.all))
 		err = allocate_blocks(r->copy.to, 0, r->copy.size);
 	/* the writes allocate */
@@ -162,21 +162,16 @@ static int finish(struct replace *r, const struct hold *h)
 }
 
 /* The device is suspended. Every moment of it is one to resume from. */
-static int replace_held(struct replace *r, const struct hold *h)
+static int replace_held(struct replace *r, struct hold *h)
 {
 	struct stat st;
-	int old, err;
+	int err;
 
 	if (fstat(r->copy.from, &st) || st.st_size != r->old.st_size)
 		return -ESTALE;
 	/* until it has the new table: who resumes it would write to the old file */
-	err = hold_file(h, &old);
-	if (err)
-		return err;
-	err = finish(r, h);
-	if (old >= 0)
-		close(old);
-	return err;
+	err = hold_file(h);
+	return err ? err : finish(r, h);
 }
 
 static int switch_over(struct replace *r)

@@ -41,20 +41,20 @@ static int copy(const struct hold *h, int from, int to, uint64_t size)
 }
 
 /* The device is suspended. */
-static int clone_held(const struct hold *h, const struct loop_device *dev,
+static int clone_held(struct hold *h, const struct loop_device *dev,
 		      int to, bool *copied)
 {
 	struct stat st;
-	int from, keep, err;
+	int from, err;
 
 	/* of one moment: nobody resumes it meanwhile */
-	err = hold_file(h, &keep);
+	err = hold_file(h);
 	if (err)
 		return err;
 	from = open(dev->table.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (from < 0) {
-		err = -errno;
-	} else if (fstat(from, &st) || !device_on_file(dev, &st)) {
+	if (from < 0)
+		return -errno;
+	if (fstat(from, &st) || !device_on_file(dev, &st)) {
 		err = -ESTALE;
 	} else if (ioctl(to, FICLONE, from)) {
 		*copied = true;
@@ -64,10 +64,7 @@ static int clone_held(const struct hold *h, const struct loop_device *dev,
 		else
 			err = -errno;
 	}
-	if (from >= 0)
-		close(from);
-	if (keep >= 0)
-		close(keep);
+	close(from);
 	/* had the guard resumed the device, this is not one moment */
 	return err ? err : hold_keep(h);
 }

@@ -100,10 +100,10 @@ if [ "$(id -u)" = 0 ]; then
 	make_sparse foreign
 	chmod 666 foreign
 	chmod 755 .
-	cp "$dmlosetup" command
+	install -m 755 "$dmlosetup" command
 	sum=$(sha256sum <foreign)
 	run setpriv --reuid=65534 --regid=65534 --clear-groups ./command --prepare foreign
-	ok "neither owner nor root" test "$status" = 1
+	ok "neither owner nor root" failed_with "only its owner or root"
 	ok "is left alone" same_content foreign "$sum"
 fi
 

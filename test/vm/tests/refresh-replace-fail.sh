@@ -25,7 +25,10 @@ refuse()
 	writer_goes_on
 }
 
-is_suspended() { [ "$(state_of disk)" = Suspended ]; }
+has_ended() { ! pgrep -x dmlosetup >/dev/null; }
+
+# On x86 that is its number.
+in_sync_file_range() { grep -q '^277 ' "/proc/$(pgrep -x dmlosetup)/syscall" 2>/dev/null; }
 
 refused()
 {
@@ -67,11 +70,26 @@ refused()
 	check "none is left" test ! -e "$there/image"
 	writer_goes_on
 
+	note "it hangs"
+	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=200000000:when=1 \
+		dmlosetup --replace disk "$there/image" 2>/dev/null &
+	soon "it is suspended, and writes back" in_sync_file_range
+	fails ETXTBSY within dmsetup resume disk
+	check "the guard resumes it after a minute" timeout 150 bash -c '
+		until [ "$(dmsetup info -c --noheadings -o suspended disk)" = Active ]; do sleep 0.2; done'
+	writer_goes_on
+	# then it goes on, too
+	pkill -KILL -x strace
+	wait $! || true
+	soon "it has ended" has_ended
+	check "none is left" test ! -e "$there/image"
+	same "it has the file that it had" "$(table_word 4)" "$image"
+
 	note "somebody resumes it meanwhile"
-	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=3000000:when=1 \
+	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=5000000:when=1 \
 		dmlosetup --replace disk "$there/image" &
 	replaced=$!
-	soon "it is suspended" is_suspended
+	soon "it is suspended, and writes back" in_sync_file_range
 	fails ETXTBSY within dmsetup resume disk
 	within dmlosetup --refresh disk
 	check "it went on" wait "$replaced"

@@ -339,6 +339,11 @@ once_cloned()
 	cp --reflink=always "$dir/image" "$dir/clone"
 	rm "$dir/clone"
 	sync -f "$dir"
+	# xfs gives them up in the background
+	for _ in {1..100}; do
+		[ "$(filefrag -v "$dir/image" | grep -c shared || true)" != 0 ] || break
+		sleep 0.1
+	done
 	same "shared extents" "$(filefrag -v "$dir/image" | grep -c shared || true)" 0
 	dev=$(loop_dev x "$dir/image")
 	same "mode" "$(status_field x mode)" file
