@@ -114,7 +114,7 @@ static int lease_take(struct prepare *p)
 	}
 	/* there are leases here, but not for us */
 	if (errno == EACCES) {
-		complain("cannot prepare %s: only its owner or root (CAP_LEASE) can keep others out of it",
+		complain("cannot prepare %s: only its owner or root (CAP_LEASE) keeps others out",
 			 shown(p->file));
 		return TOLD;
 	}
