@@ -49,13 +49,13 @@ times()
 	same "ctime moves with it" "$(changed "$file" %.9Z "$c0")" "$m1"
 
 	# At most once a second, and one for what is left behind.
-	n=$(status_field x times)
 	start=${EPOCHREALTIME/./}
+	n=$(status_field x times)
 	for ((i = 0; i < 20 || ${EPOCHREALTIME/./} - start < 1300000; i++)); do
 		write_one
 	done
-	end=${EPOCHREALTIME/./}
 	n=$(($(status_field x times) - n))
+	end=${EPOCHREALTIME/./}
 	check "$n updates in $((end - start)) us of writing" test "$n" -ge 1
 	check "not more than one a second" test "$n" -le $(((end - start) / 1000000 + 1))
 
