@@ -171,7 +171,10 @@ static int suspend(struct hold *h)
 	return guard_keep(&h->guard);
 }
 
-/* What was planned with @dev may not be right any more. */
+/*
+ * What was planned with @dev may not be right any more. A table that somebody
+ * has loaded is not ours to take or to clear.
+ */
 static int check_changed(const struct hold *h)
 {
 	const struct loop_device *was = h->dev, *is = h->lines;
@@ -179,6 +182,12 @@ static int check_changed(const struct hold *h)
 	if (h->old.suspended) {
 		complain("nothing is changed on %s: it is suspended; use --refresh first",
 			 shown(was->id.node));
+		return TOLD;
+	}
+	if (h->old.inactive_table) {
+		complain("nothing is changed on %s: a table is loaded for it; %s",
+			 shown(was->id.node),
+			 "use dmsetup resume or clear first");
 		return TOLD;
 	}
 	if (h->nr_lines == 1 && is->table.path && is->start == was->start &&

@@ -68,6 +68,13 @@ change()
 	fails "it is suspended" dmlosetup -c disk
 	dmlosetup --refresh disk
 	same "resumed" "$(dmsetup info -c --noheadings -o suspended disk)" Active
+	reload disk "$PWD/image"
+	fails "a table is loaded for it" dmlosetup -c disk --size 48M
+	fails "a table is loaded for it" dmlosetup --snapshot disk clone
+	same "it is left" "$(dmsetup info -c --noheadings -o tables_loaded disk)" Both
+	same "the file stays" "$(stat -c %s image)" $((40 << 20))
+	check "no clone is left" test ! -e clone
+	dmsetup clear disk
 
 	note "snapshot"
 	matches "how it was made" "$(dmlosetup --snapshot disk clone)" \
