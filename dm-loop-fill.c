@@ -1693,17 +1693,15 @@ static bool needs_whole(long ret)
 
 /*
  * What never waits, one worker can do for all.  What had to wait is sent again
- * by somebody who may.  Nobody looks at the iocb after -EIOCBQUEUED
- * (__iomap_dio_rw(), btrfs_direct_write()), so it may be gone by then.
+ * by somebody who may.
  */
-static void async_done(struct kiocb *iocb, long ret)
+static void end_async(struct dm_loop_file *lf, struct dm_loop_io *io)
 {
-	struct dm_loop_io *io = container_of(iocb, struct dm_loop_io, iocb);
 	struct bio *bio = dm_bio_from_per_bio_data(io, sizeof(*io));
-	bool may_wait = !(iocb->ki_flags & IOCB_NOWAIT);
-	struct dm_loop_file *lf = io->lt->lf;
+	bool may_wait = !(io->iocb.ki_flags & IOCB_NOWAIT);
+	long ret = io->ret;
 
-	if (iocb->ki_flags & IOCB_WRITE)
+	if (io->iocb.ki_flags & IOCB_WRITE)
 		end_direct_write(lf);
 	if (ret == bio->bi_iter.bi_size) {
 		end_file_io(lf, bio, 0);
@@ -1724,13 +1722,33 @@ static void async_done(struct kiocb *iocb, long ret)
 }
 
 /*
+ * The filesystem may look at the iocb and the bio's pages after it has queued
+ * the I/O (ext4_dio_read_iter(), nfs_file_direct_read()), which may have ended
+ * by then.
+ */
+static void put_iocb(struct dm_loop_file *lf, struct dm_loop_io *io)
+{
+	if (atomic_dec_and_test(&io->iocb_users))
+		end_async(lf, io);
+}
+
+static void async_done(struct kiocb *iocb, long ret)
+{
+	struct dm_loop_io *io = container_of(iocb, struct dm_loop_io, iocb);
+
+	io->ret = ret;
+	put_iocb(io->lt->lf, io);
+}
+
+/*
  * A direct write that goes on by itself (on xfs the lock is given back) must
  * have the file for itself: see begin_cached().  It ends in a worker of the
  * filesystem, out of enter_fs(), as it does for the loop driver.
  */
 static void file_async(struct dm_loop_file *lf, struct bio *bio, int flags)
 {
-	struct kiocb *iocb = &dm_loop_io(bio)->iocb;
+	struct dm_loop_io *io = dm_loop_io(bio);
+	struct kiocb *iocb = &io->iocb;
 	bool write = op_is_write(bio_op(bio));
 	struct iov_iter iter;
 	ssize_t n;
@@ -1753,11 +1771,13 @@ static void file_async(struct dm_loop_file *lf, struct bio *bio, int flags)
 	}
 	if (write)
 		iocb->ki_flags |= IOCB_WRITE;
+	atomic_set(&io->iocb_users, 2);
 	act_for_sender(bio);
 	n = rw_iter(lf, iocb, &iter);
 	act_for_nobody();
 	if (n != -EIOCBQUEUED)
 		async_done(iocb, n);
+	put_iocb(lf, io);
 }
 
 /* Where there is direct I/O. */

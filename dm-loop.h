@@ -291,6 +291,8 @@ enum dm_loop_io_flags {
  * @lt: the target it came to
  * @work: file mode: does it
  * @iocb: file mode: tries to do it without waiting, before that
+ * @ret: what came of @iocb
+ * @iocb_users: who still looks at @iocb: who called the filesystem, and it
  * @memcg: file mode: whose memory it takes; else NULL
  * @sector: first sector in the file
  * @sectors: how many
@@ -303,6 +305,8 @@ struct dm_loop_io {
 		struct work_struct work;
 		struct kiocb iocb;
 	};
+	long ret;
+	atomic_t iocb_users;
 	struct mem_cgroup *memcg;
 	sector_t sector;
 	unsigned int sectors;
