@@ -60,6 +60,7 @@
 /* Where blocks were filled is asked for when no more come, a little at a time. */
 #define LOCATE_DELAY (HZ / 10)
 #define LOCATE_SECTORS (SZ_1M >> SECTOR_SHIFT)
+#define LOCATE_LOOKUPS 1024
 
 /* From so many writes on a flush is done by several, each a piece of the file. */
 #define WRITEBACK_MANY 64
@@ -371,16 +372,32 @@ static void locate_later(struct dm_loop_file *lf, sector_t start, sector_t end)
 	queue_delayed_work(lf->wq, &lf->locator, LOCATE_DELAY);
 }
 
+/* Where the next filled range begins, or @end; or before it, if that is far. */
+static sector_t next_filled(struct dm_loop_file *lf, sector_t pos, sector_t end)
+{
+	struct dm_loop_range r;
+	unsigned int i;
+
+	for (i = 0; i < LOCATE_LOOKUPS && pos < end; i++) {
+		if (!lookup(lf, pos, &r) || r.state == DM_LOOP_FILLED)
+			return pos;
+		pos = r.start + r.len;
+	}
+	return min(pos, end);
+}
+
 /* Called with lf->lock.  Return: in how many jiffies to go on, 0 when done. */
 static unsigned long locate_some(struct dm_loop_file *lf)
 {
-	sector_t end = min(lf->filled_start + LOCATE_SECTORS, lf->filled_end);
+	sector_t start, end;
 
 	if (lf->mode != DM_LOOP_MODE_MAPPED)
 		return 0;
 	if (time_before(jiffies, lf->filled_at + LOCATE_DELAY))
 		return LOCATE_DELAY;
-	if (dm_loop_locate(lf, lf->filled_start, end))
+	start = next_filled(lf, lf->filled_start, lf->filled_end);
+	end = min(start + LOCATE_SECTORS, lf->filled_end);
+	if (dm_loop_locate(lf, start, end))
 		return 0;
 	lf->filled_start = end;
 	if (end < lf->filled_end)

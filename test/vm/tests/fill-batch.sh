@@ -148,8 +148,38 @@ fragments()
 	check "not more than with loop: $ours, $theirs" test "$ours" -le $((theirs + theirs / 10 + 4))
 }
 
+# Where filled blocks are is asked soon, however far they are from each other: a read of one does
+# not have to. MiB by MiB it would take a minute or more to get to the last ones.
+far_apart()
+{
+	local file=$1/image i ino asked='' commands=()
+	note "64 writes, a GiB from each other"
+	for ((i = 0; i < 64; i++)); do
+		commands+=(-c "pwrite -q -b 4k ${i}g 4k")
+	done
+	truncate -s 64G "$file"
+	ino=$(stat -c %i "$file")
+	dev=$(loop_dev x "$file")
+	trace_events ext4/ext4_es_lookup_extent_enter
+	trace_begin
+	xfs_io -d "${commands[@]}" "$dev"
+	trace_end
+	check "the trace shows who asks" grep -q " ino $ino " "$tracing/trace"
+	for ((i = 63; i >= 43; i--)); do
+		trace_begin
+		xfs_io -d -c "pread -q ${i}g 4k" "$dev"
+		trace_end
+		asked=$(grep -c " ino $ino " "$tracing/trace") || break
+		sleep 0.5
+	done
+	same "times that a read had to ask, in the end" "$asked" 0
+	dmsetup remove x
+	rm "$file"
+}
+
 all()
 {
+	[ "$1" != ext4 ] || far_apart "$2"
 	batch "$@"
 	[ "$1" != xfs ] || commits "$2"
 	chunk "$@"
