@@ -313,6 +313,17 @@ static int read_mapping(struct dm_loop_file *lf, struct dm_loop_extents *t,
 /* --- the pin ------------------------------------------------------------ */
 
 /*
+ * Of the two tables of a device only one is used: the new one takes the place
+ * of the old, which goes when the device has been resumed.
+ */
+static bool is_other_table(const struct dm_loop_target *a,
+			   const struct dm_loop_target *b)
+{
+	return a->ti->table != b->ti->table &&
+	       dm_table_get_md(a->ti->table) == dm_table_get_md(b->ti->table);
+}
+
+/*
  * While i_writecount is negative nobody can open the file for writing,
  * truncate it, swap on it, or use the ioctls that move blocks.  Ours is the
  * only reference when 1 -> -1 succeeds, so nobody has it mapped writable.
@@ -346,14 +357,15 @@ static void unpin_writecount(struct dm_loop_file *lf)
  * alone refuses them.  Where the filesystem cannot remap, it is worth having
  * only when we never write through the filesystem, which it refuses too.
  */
-static bool wants_swapfile(const struct dm_loop_file *lf)
+static bool wants_swapfile(const struct dm_loop_file *lf,
+			   const struct dm_loop_target *lt)
 {
-	struct dm_loop_target *lt;
+	struct dm_loop_target *one;
 
 	if (lf->file->f_op->remap_file_range)
 		return true;
-	list_for_each_entry(lt, &lf->targets, node)
-		if (!lt->mapped)
+	list_for_each_entry(one, &lf->targets, node)
+		if (!one->mapped && !is_other_table(one, lt))
 			return false;
 	return true;
 }
@@ -372,7 +384,8 @@ static void clear_swapfile(struct dm_loop_file *lf)
 }
 
 /* As swapon does it: flag first, then wait for writes that saw it clear. */
-static int pin_swapfile(struct dm_loop_file *lf, const char **why)
+static int pin_swapfile(struct dm_loop_file *lf,
+			const struct dm_loop_target *lt, const char **why)
 {
 	struct inode *inode = lf->inode;
 	int r;
@@ -382,7 +395,7 @@ static int pin_swapfile(struct dm_loop_file *lf, const char **why)
 		inode_unlock(inode);
 		return refuse(why, "File is in use as swap", -EBUSY);
 	}
-	if (wants_swapfile(lf)) {
+	if (wants_swapfile(lf, lt)) {
 		inode->i_flags |= S_SWAPFILE;
 		lf->swapfile = true;
 		dm_loop_took(DM_LOOP_OWN_SWAPFILE);
@@ -435,12 +448,14 @@ static int unshare_file(struct dm_loop_file *lf, const char **why)
 	return settle(lf, why) ?: read_mapping(lf, &lf->extents, why);
 }
 
-static bool wants_unshare(const struct dm_loop_file *lf)
+static bool wants_unshare(const struct dm_loop_file *lf,
+			  const struct dm_loop_target *lt)
 {
-	struct dm_loop_target *lt;
+	struct dm_loop_target *one;
 
-	list_for_each_entry(lt, &lf->targets, node)
-		if (lt->unshare && dm_loop_writable(lt))
+	list_for_each_entry(one, &lf->targets, node)
+		if (one->unshare && dm_loop_writable(one) &&
+		    !is_other_table(one, lt))
 			return lf->file->f_op->fallocate;
 	return false;
 }
@@ -495,14 +510,16 @@ static int check_alignment(const struct dm_loop_target *lt,
 	return 0;
 }
 
-static int check_targets(struct dm_loop_file *lf, const char **why)
+static int check_targets(struct dm_loop_file *lf,
+			 const struct dm_loop_target *lt, const char **why)
 {
-	struct dm_loop_target *lt;
+	struct dm_loop_target *one;
 	int r = 0;
 
-	list_for_each_entry(lt, &lf->targets, node)
-		r = r ?: check_alignment(lt, lf, why) ?:
-			 check_writes(lt, lf, why);
+	list_for_each_entry(one, &lf->targets, node)
+		if (!r && !is_other_table(one, lt))
+			r = check_alignment(one, lf, why) ?:
+			    check_writes(one, lf, why);
 	return r;
 }
 
@@ -519,24 +536,25 @@ static void keep_as_hints(struct dm_loop_file *lf)
 }
 
 /*
- * Pin against remapping, and map.  -EOPNOTSUPP: this can be done by file I/O
- * only.
+ * Pin against remapping, and map, for @lt and those it is to share the file
+ * with.  -EOPNOTSUPP: this can be done by file I/O only.
  */
-static int map_file(struct dm_loop_file *lf, const char **why)
+static int map_file(struct dm_loop_file *lf, const struct dm_loop_target *lt,
+		    const char **why)
 {
 	int r;
 
 	r = check_mappable(lf->file, why);
 	if (!r)
-		r = pin_swapfile(lf, why);
+		r = pin_swapfile(lf, lt, why);
 	if (!r)
 		r = settle(lf, why);
 	if (!r)
 		r = read_mapping(lf, &lf->extents, why);
-	if (!r && has_shared(lf) && wants_unshare(lf))
+	if (!r && has_shared(lf) && wants_unshare(lf, lt))
 		r = unshare_file(lf, why);
 	if (!r)
-		r = check_targets(lf, why);
+		r = check_targets(lf, lt, why);
 	if (r) {
 		keep_as_hints(lf);
 		clear_swapfile(lf);
@@ -544,12 +562,13 @@ static int map_file(struct dm_loop_file *lf, const char **why)
 	return r;
 }
 
-static bool wants_mapped(const struct dm_loop_file *lf)
+static bool wants_mapped(const struct dm_loop_file *lf,
+			 const struct dm_loop_target *lt)
 {
-	struct dm_loop_target *lt;
+	struct dm_loop_target *one;
 
-	list_for_each_entry(lt, &lf->targets, node)
-		if (lt->mapped)
+	list_for_each_entry(one, &lf->targets, node)
+		if (one->mapped && !is_other_table(one, lt))
 			return true;
 	return false;
 }
@@ -653,19 +672,21 @@ static int use_file_io(struct dm_loop_file *lf, const char **why)
 	return 0;
 }
 
-static sector_t choose_chunk(const struct dm_loop_file *lf)
+static sector_t choose_chunk(const struct dm_loop_file *lf,
+			     const struct dm_loop_target *lt)
 {
-	struct dm_loop_target *lt;
+	struct dm_loop_target *one;
 
-	list_for_each_entry(lt, &lf->targets, node)
-		if (lt->chunk)
-			return max_t(sector_t, lt->chunk,
+	list_for_each_entry(one, &lf->targets, node)
+		if (one->chunk && !is_other_table(one, lt))
+			return max_t(sector_t, one->chunk,
 				     i_blocksize(lf->inode) >> SECTOR_SHIFT);
 	return CHUNK_DEFAULT >> SECTOR_SHIFT;
 }
 
 /* Called with lf->lock. */
-static int pin(struct dm_loop_file *lf, const char **why)
+static int pin(struct dm_loop_file *lf, const struct dm_loop_target *lt,
+	       const char **why)
 {
 	int r;
 
@@ -675,13 +696,13 @@ static int pin(struct dm_loop_file *lf, const char **why)
 	r = pin_writecount(lf);
 	if (r)
 		return refuse(why, "File is open for writing elsewhere", r);
-	lf->chunk = choose_chunk(lf);
+	lf->chunk = choose_chunk(lf, lt);
 	lf->aops = lf->file->f_mapping->a_ops;
 	lf->failed = 0;
-	r = map_file(lf, why);
+	r = map_file(lf, lt, why);
 	if (!r)
 		lf->mode = DM_LOOP_MODE_MAPPED;
-	else if (r == -EOPNOTSUPP && !wants_mapped(lf))
+	else if (r == -EOPNOTSUPP && !wants_mapped(lf, lt))
 		r = use_file_io(lf, why);
 	if (r) {
 		dm_loop_extents_destroy(&lf->hints);
@@ -901,17 +922,13 @@ static void put_file_object(struct dm_loop_file *lf)
 	dm_loop_gave(DM_LOOP_OWN_FILE);
 }
 
-/*
- * A range belongs to one device, unless all only read.  The live and the new
- * table of one device may overlap: only one of them is used.
- */
+/* A range belongs to one device, unless all only read. */
 static bool overlaps(const struct dm_loop_target *a,
 		     const struct dm_loop_target *b)
 {
 	if (!dm_loop_writable(a) && !dm_loop_writable(b))
 		return false;
-	if (a->ti->table != b->ti->table &&
-	    dm_table_get_md(a->ti->table) == dm_table_get_md(b->ti->table))
+	if (is_other_table(a, b))
 		return false;
 	return a->start < b->start + b->ti->len &&
 	       b->start < a->start + a->ti->len;
@@ -943,6 +960,25 @@ static int check_range(struct dm_loop_target *lt, struct dm_loop_file *lf,
 }
 
 /*
+ * For @lt, which never asks the filesystem later and gets no flushes: what
+ * others have filled of its range is found and committed.
+ */
+static int finish_fills(struct dm_loop_target *lt, struct dm_loop_file *lf,
+			const char **why)
+{
+	struct super_block *sb = lf->inode->i_sb;
+	int r;
+
+	if (dm_loop_locate(lf, lt->start, lt->start + lt->ti->len))
+		return refuse(why, "Cannot ask where blocks are", -EIO);
+	if (!sb_start_write_trylock(sb))
+		return refuse(why, "Filesystem is frozen", -EAGAIN);
+	r = dm_loop_sync(lf);
+	sb_end_write(sb);
+	return r ? refuse(why, "Cannot sync the file", r) : 0;
+}
+
+/*
  * Called with lf->lock: @lt comes to a file that others have pinned already,
  * in the mode that suits them.
  */
@@ -955,13 +991,11 @@ static int join(struct dm_loop_target *lt, struct dm_loop_file *lf,
 		return lt->mapped ?
 		       refuse(why, "File is in use by file I/O", -EBUSY) : 0;
 	/* A pin that only mapped targets wanted, and that refuses our fills. */
-	if (lf->swapfile && !wants_swapfile(lf))
+	if (lf->swapfile && !wants_swapfile(lf, lt))
 		clear_swapfile(lf);
 	r = check_alignment(lt, lf, why) ?: check_writes(lt, lf, why);
-	/* Such a one never asks the filesystem later. */
-	if (!r && lt->mapped && dm_loop_locate(lf, lt->start,
-					       lt->start + lt->ti->len))
-		return refuse(why, "Cannot ask where blocks are", -EIO);
+	if (!r && lt->mapped)
+		r = finish_fills(lt, lf, why);
 	/* It would do by file I/O, but that is not for a part of a file. */
 	return r == -EOPNOTSUPP && !lt->mapped ? -EBUSY : r;
 }
@@ -976,7 +1010,7 @@ static int pin_for(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	if (r)
 		return r;
 	if (lf->mode == DM_LOOP_MODE_RELEASED)
-		return pin(lf, why);
+		return pin(lf, lt, why);
 	return join(lt, lf, why);
 }
 

@@ -201,6 +201,35 @@ failing_resumes()
 }
 for_each_fs reload ext4 xfs
 
+# Loaded while it is suspended, a table is taken for what it says itself
+other_kind()
+{
+	local file
+	note "what another kind of table takes the place of"
+	file=$(mkfs_mount -o nodelalloc ext4)/image
+	written_file "$file" "$size"
+	chattr +j "$file"
+	dev=$(loop_dev r "$file")
+	same "journalled" "$(status_field r mode)" file
+	dmsetup suspend r
+	chattr -j "$file"
+	dmsetup resume r
+	same "resumed without a new table" "$(status_field r mode)" file
+	dmsetup suspend r
+	dmsetup load r --table "$(loop_table "$file" 0 mapped)"
+	dmsetup resume r
+	same "with one" "$(status_field r mode) $(status_field r pin)" "mapped write+swap"
+	dmsetup suspend r
+	truncate -s $((2 * size)) "$file"
+	dmsetup load r --table "$(loop_table "$file")"
+	dmsetup resume r
+	same "without the option mapped" "$(status_field r mode) $(status_field r hole)" "mapped $((size / 512))"
+	xfs_io -d -c "pwrite -q -S 7 -b 1m $size $size" -c fsync "$dev"
+	dmsetup remove r
+	cleanup_devices
+}
+other_kind
+
 note "deleted while it was suspended"
 dir=$(mkfs_mount ext4)
 written_file "$dir/image" "$size"
