@@ -12,6 +12,7 @@
  * have a work item of their own, so that a commit does not hold up fills.
  */
 #include <linux/blk-cgroup.h>
+#include <linux/buffer_head.h>
 #include <linux/completion.h>
 #include <linux/falloc.h>
 #include <linux/iomap.h>
@@ -2333,6 +2334,39 @@ static int write_side_by_side(struct dm_loop_file *lf)
 	return wb.error;
 }
 
+/* ext4 keeps the buffer of its superblock, so it is not read again. */
+static bool is_without_journal(struct super_block *sb)
+{
+	struct buffer_head *bh;
+	const __le32 *compat;
+	bool has = true;
+
+	if (sb->s_magic != EXT4_SUPER_MAGIC)
+		return false;
+	bh = sb_bread(sb, SZ_1K >> sb->s_blocksize_bits);
+	if (bh) {
+		/* s_feature_compat, EXT4_FEATURE_COMPAT_HAS_JOURNAL */
+		compat = (void *)bh->b_data + (SZ_1K & (sb->s_blocksize - 1)) + 0x5c;
+		has = le32_to_cpu(*compat) & 0x4;
+		brelse(bh);
+	}
+	return !has;
+}
+
+/*
+ * Without a journal the ext4 of 6.1 takes an inode for clean of which only the
+ * blocks have changed (ext4_fsync_nojournal()).  A frozen one was written.
+ */
+static int sync_file(struct file *file)
+{
+	struct inode *inode = d_real_inode(file->f_path.dentry);
+	bool all = is_without_journal(inode->i_sb);
+
+	if (all && inode->i_sb->s_writers.frozen != SB_FREEZE_COMPLETE)
+		mark_inode_dirty_sync(inode);
+	return vfs_fsync(file, !all);
+}
+
 /**
  * dm_loop_sync() - commit what the filesystem has done for us
  * @lf: the backing file
@@ -2357,7 +2391,7 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	if (has_many_dirty(lf, dirtied - atomic64_read(&lf->synced)))
 		r = write_side_by_side(lf);
 	/* Also after an error, so that it is told but once. */
-	err = vfs_fsync(lf->file, 1);
+	err = sync_file(lf->file);
 	r = r ?: err;
 	/* Only now may a flush that comes meanwhile pass us by. */
 	if (!r) {
