@@ -81,22 +81,6 @@ static bool can_map_fs(const struct inode *inode)
 			    inode->i_sb->s_type->name) >= 0;
 }
 
-/**
- * dm_loop_file_journalled() - is the data of the file journalled?
- * @lf: the backing file, in file mode
- *
- * On ext4, also below overlayfs, that is why a file has no direct I/O.  Inline
- * or encrypted data may be another reason; then the answer only costs time.
- *
- * Context: Any; under lf->lock or with a bio under way, so that lf->file stays.
- */
-bool dm_loop_file_journalled(const struct dm_loop_file *lf)
-{
-	struct inode *inode = d_real_inode(lf->file->f_path.dentry);
-
-	return inode->i_sb->s_magic == EXT4_SUPER_MAGIC && !lf->dio_align;
-}
-
 /* What no device can be made of, however its I/O is done. */
 static int check_inode(struct dm_loop_target *lt, struct inode *inode,
 		       const char **why)
@@ -588,6 +572,27 @@ static bool is_nocow(struct file *file)
 }
 
 /*
+ * overlayfs answers for the file below, but drops IOCB_DIRECT on the way to it
+ * (ovl_iocb_to_rwf(), iocb_to_rw_flags()).
+ */
+static bool is_overlaid(struct dm_loop_file *lf)
+{
+	return d_real_inode(lf->file->f_path.dentry) != lf->inode;
+}
+
+/*
+ * On ext4, also below overlayfs, journalled data is why a file has no direct
+ * I/O.  Inline or encrypted data may be another reason; then it only costs time.
+ */
+static bool is_journalled(struct file *file, const struct kstat *stat)
+{
+	struct inode *inode = d_real_inode(file->f_path.dentry);
+
+	return inode->i_sb->s_magic == EXT4_SUPER_MAGIC &&
+	       (stat->result_mask & STATX_DIOALIGN) && !stat->dio_offset_align;
+}
+
+/*
  * A punch of f2fs does not keep out direct reads (f2fs_punch_hole() and
  * f2fs_dio_read_iter() take different locks).  They would read blocks that are
  * somebody else's by then.
@@ -618,11 +623,15 @@ static void find_dio_align(struct dm_loop_file *lf)
 	struct kstat stat;
 
 	lf->dio_align = 0;
+	lf->journalled = false;
 	lf->mixed = false;
 	lf->cached_ios = 0;
 	lf->until_flush = false;
 	if (punches_under_reads(file) ||
 	    vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, 0))
+		return;
+	lf->journalled = is_journalled(file, &stat);
+	if (is_overlaid(lf))
 		return;
 	if (stat.result_mask & STATX_DIOALIGN) {
 		lf->dio_align = stat.dio_offset_align;
@@ -631,8 +640,7 @@ static void find_dio_align(struct dm_loop_file *lf)
 			lf->dio_align = max(lf->dio_align,
 					    i_blocksize(lf->inode));
 	} else if (is_nocow(file)) {
-		/* That of overlayfs itself would be 1. */
-		lf->dio_align = i_blocksize(d_real_inode(file->f_path.dentry));
+		lf->dio_align = i_blocksize(lf->inode);
 		lf->dio_mem_align = lf->dio_align;
 	}
 }
@@ -1045,10 +1053,7 @@ static int attach(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	}
 	lt->by_file = lf->mode == DM_LOOP_MODE_FILE;
 	lt->can_discard = can_discard(lt, lf);
-	lt->can_zero = !lt->by_file || !dm_loop_file_journalled(lf);
-	/* The user has the file back; the load only proved that it is good. */
-	if (!lf->active && dm_suspended(lt->ti))
-		release(lf);
+	lt->can_zero = !lt->by_file || !lf->journalled;
 	return 0;
 }
 
@@ -1076,6 +1081,14 @@ static int lookup_and_attach(struct dm_loop_target *lt, const struct path *path,
 	mutex_lock(&dm_loop_files_lock);
 	list_add_tail(&lt->all, &dm_loop_targets);
 	mutex_unlock(&dm_loop_files_lock);
+	/*
+	 * The user has the file back; the load only proved that it is good.  A
+	 * suspend that begins now finds @lt: see dm_loop_file_release_idle().
+	 */
+	mutex_lock(&lf->lock);
+	if (!lf->active && dm_suspended(lt->ti))
+		release(lf);
+	mutex_unlock(&lf->lock);
 	return 0;
 }
 

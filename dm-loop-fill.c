@@ -31,6 +31,7 @@
 #include "dm-loop.h"
 #include "dm-loop-trace.h"
 #include "compat/block-ops.h"
+#include "compat/punch.h"
 
 /* Blocks written but not committed wait for a flush no longer than this. */
 #define COMMIT_DELAY HZ
@@ -1332,12 +1333,13 @@ static void punch_bio(struct dm_loop_file *lf, struct bio *bio)
 	sector_t block = block_sectors(lf);
 	sector_t start = bio_start(bio);
 	sector_t end = bio_end(bio);
+	sector_t limit = dm_loop_punch_end(lf->inode) >> SECTOR_SHIFT;
 	sector_t from = round_up(start, block);
-	sector_t to = round_down(end, block);
+	sector_t to = min(round_down(end, block), round_down(limit, block));
 	int r = 0;
 
 	if (bio_op(bio) == REQ_OP_WRITE_ZEROES) {
-		if (bio->bi_opf & REQ_NOUNMAP)
+		if (bio->bi_opf & REQ_NOUNMAP || end > limit)
 			from = end;
 		r = zero_edge(lf, start, min(from, end));
 		if (!r && to >= from)
@@ -1555,11 +1557,15 @@ static int file_punch(struct dm_loop_file *lf, struct bio *bio)
 {
 	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 	struct file *file = lf->file;
+	loff_t limit = dm_loop_punch_end(d_real_inode(file->f_path.dentry));
+	bool zeroes = bio_op(bio) == REQ_OP_WRITE_ZEROES;
 	int r;
 
-	if (bio_op(bio) == REQ_OP_WRITE_ZEROES && (bio->bi_opf & REQ_NOUNMAP))
+	if (zeroes && (bio->bi_opf & REQ_NOUNMAP))
 		mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
-	if (dm_loop_file_journalled(lf)) {
+	else if (bio_end(bio) > limit >> SECTOR_SHIFT)
+		return zeroes ? -EOPNOTSUPP : 0;
+	if (lf->journalled) {
 		r = mode & FALLOC_FL_ZERO_RANGE ? -EOPNOTSUPP : dm_loop_sync(lf);
 		if (r)
 			return r;

@@ -113,6 +113,7 @@ enum dm_loop_failed {
  * @dio_align: file mode: what position and length must be a multiple of for
  *	direct I/O, in bytes; 0 for none
  * @dio_mem_align: the same for addresses in memory
+ * @journalled: file mode: ext4 journals the data, see file_punch()
  * @nowait_skip: file mode: how many reads, and writes, are not to be tried
  *	without waiting, because one just now had to wait
  * @inflight: held from map to end_io by each bio sent to @bdev, so that
@@ -187,6 +188,7 @@ struct dm_loop_file {
 	const struct address_space_operations *aops;
 	unsigned int dio_align;
 	unsigned int dio_mem_align;
+	bool journalled;
 	atomic_t nowait_skip[2];
 	struct srcu_struct inflight;
 	sector_t busy_start;
@@ -357,7 +359,6 @@ bool dm_loop_file_cached(const struct dm_loop_file *lf, sector_t sector,
 void dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 			     unsigned int sectors);
 void dm_loop_file_stat(const struct dm_loop_file *lf, struct kstat *stat);
-bool dm_loop_file_journalled(const struct dm_loop_file *lf);
 void dm_loop_file_wrote(struct dm_loop_file *lf);
 void dm_loop_file_failed(struct dm_loop_file *lf);
 void dm_loop_file_touch(struct dm_loop_file *lf);

@@ -40,18 +40,18 @@ use_and_trim()
 
 trim()
 {
-	local loop theirs full trimmed
+	local loop theirs freed full trimmed
 	note "fstrim on $1"
 	truncate -s 32M "$2/ours" "$2/theirs"
 	loop=$(losetup -f --show --direct-io=on "$2/theirs")
 	use_and_trim "$loop" "$2/theirs"
 	losetup -d "$loop"
-	theirs=$trimmed
+	theirs=$trimmed freed=$((full - trimmed))
 	note "loop: $full KiB, then $trimmed"
 	dev=$(loop_dev x "$2/ours")
 	use_and_trim "$dev" "$2/ours"
 	note "dm-loop: $full KiB, then $trimmed"
-	check "there was something to give back" test "$full" -gt $((trimmed + 8192))
+	check "as much is given back" test $((full - trimmed)) -ge $((freed - 64))
 	check "what is left, with 64 KiB for what was written around data" test "$trimmed" -le $((theirs + 64))
 	check "punches are counted" test "$(status_field x punches)" -gt 0
 	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
@@ -267,13 +267,34 @@ owners()
 	# The image has no blocks now; again.
 	pattern write 1 0 $((1 << 20)) | dd of=/mnt/full/image bs=1M iflag=fullblock conv=notrunc,fsync status=none
 	next_owner "a read" dd if=/dev/mapper/x of="$state/read" bs=1M count=1 iflag=direct status=none
-	tr -d '\0' <"$state/read" | cmp -s - <(pattern write 1 0 $((1 << 20)) | tr -d '\0') ||
-		tr -d '\0' <"$state/read" | cmp -n 1 - /dev/null 2>&1 | grep -q EOF ||
+	tr -d '\0' <"$state/read" >"$state/read.some"
+	[ ! -s "$state/read.some" ] || cmp -s "$state/read.some" <(pattern write 1 0 $((1 << 20)) | tr -d '\0') ||
 		fail "what was read is neither what was there nor zeroes"
 	cleanup_devices
 }
 
+# The ext4 of 6.1 gives back nothing behind what a file without extents can have.
+far_away()
+{
+	local file far=$((17 << 30))
+	note "17 GiB into a file"
+	file=$(mkfs_mount ext4 -b 1024)/image
+	truncate -s 20G "$file"
+	dev=$(loop_dev x "$file")
+	xfs_io -d -c "pwrite -q -S 7 -b 1m $far 2m" -c fsync "$dev"
+	fallocate -p -o "$far" -l 1M "$dev"
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup suspend x
+	dmsetup resume x
+	same "what is not zeroes" "$(dd if="$dev" iflag=direct,skip_bytes skip="$far" bs=1M count=1 status=none | tr -d '\0' | wc -c)" 0
+	blkdiscard -o $((far + (1 << 20))) -l 1M "$dev"
+	matches "the table, after a discard" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup remove x
+	cleanup_devices
+}
+
 for_each_fs trim
+far_away
 for_each_fs edges_and_all ext2 ext4 xfs
 owners ext4
 owners xfs
