@@ -773,7 +773,9 @@ static void release(struct dm_loop_file *lf)
 
 	if (lf->mode == DM_LOOP_MODE_RELEASED)
 		return;
-	if (!dm_loop_needs_sync(lf) && !test_bit(0, &lf->times_stale)) {
+	if (!dm_loop_needs_sync(lf) &&
+	    (lf->mode == DM_LOOP_MODE_FILE ||
+	     !test_bit(0, &lf->times_stale))) {
 		unpin(lf);
 	} else if (sb_start_write_trylock(sb)) {
 		unpin(lf);
@@ -1490,7 +1492,7 @@ void dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 }
 
 /**
- * dm_loop_file_wrote() - the times of the file are to move
+ * dm_loop_file_wrote() - the times of the file are to move, leases to break
  * @lf: the backing file
  *
  * Context: Any; does not sleep.
@@ -1515,7 +1517,7 @@ void dm_loop_file_wrote(struct dm_loop_file *lf)
  */
 void dm_loop_file_touch_now(struct dm_loop_file *lf)
 {
-	if (test_bit(0, &lf->times_stale))
+	if (lf->mode == DM_LOOP_MODE_MAPPED && test_bit(0, &lf->times_stale))
 		mod_delayed_work(lf->wq, &lf->touch, 0);
 }
 
@@ -1558,11 +1560,24 @@ void dm_loop_file_failed(struct dm_loop_file *lf)
 		queue_work(lf->wq, &lf->event);
 }
 
+/*
+ * To a file that nobody can open for writing read leases are given, as to one
+ * that nobody writes (check_conflicting_open(), nfsd4_check_conflicting_opens()).
+ * Their owners, such as clients of NFS, are told to look again.
+ */
+static void break_leases(struct dm_loop_file *lf)
+{
+	break_lease(lf->inode, O_WRONLY | O_NONBLOCK);
+}
+
 /**
- * dm_loop_file_touch() - move mtime, ctime and i_version of the file
+ * dm_loop_file_touch() - the file was written: do what a write call does
  * @lf: the backing file, open for writing
  *
- * A frozen filesystem is left alone, and asked again in a second.
+ * Moves mtime, ctime and i_version (in file mode the filesystem does), breaks
+ * leases, and looks whether the filesystem still takes writes.  So does the file
+ * unless somebody enabled fs-verity, which wants that nobody can write it, as is
+ * the case.  A frozen filesystem is left alone, and asked again in a second.
  *
  * Context: Sleeps; starts a transaction of the filesystem.  The caller keeps
  *	reclaim from coming back here (memalloc_noio_save()).
@@ -1572,15 +1587,21 @@ void dm_loop_file_touch(struct dm_loop_file *lf)
 	struct super_block *sb = lf->inode->i_sb;
 
 	WRITE_ONCE(lf->next_touch, jiffies + HZ);
+	if (lf->mode == DM_LOOP_MODE_FILE) {
+		clear_bit(0, &lf->times_stale);
+		break_leases(lf);
+		return;
+	}
 	if (!sb_start_write_trylock(sb)) {
 		queue_delayed_work(lf->wq, &lf->touch, HZ);
 		return;
 	}
 	/* First: a write that comes later must find its own way here. */
 	clear_bit(0, &lf->times_stale);
+	break_leases(lf);
 	if (!file_update_time(lf->file))
 		dm_loop_count(lf, DM_LOOP_TIMES);
-	if (lf->mode == DM_LOOP_MODE_MAPPED && !is_alive(lf))
+	if (IS_VERITY(lf->inode) || !is_alive(lf))
 		dm_loop_file_failed(lf);
 	sb_end_write(sb);
 }

@@ -1583,6 +1583,7 @@ static void end_file_io(struct dm_loop_file *lf, struct bio *bio, int r)
 	trace_dm_loop_fallback(lf, bio_start(bio), bio_sectors(bio), r);
 	if (op_is_write(bio_op(bio))) {
 		need_fsync(lf);
+		dm_loop_file_wrote(lf);
 		/* That it cannot punch is no error of the filesystem. */
 		if (r != -EOPNOTSUPP || bio_has_data(bio))
 			say_error(lf, r);

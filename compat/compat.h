@@ -10,6 +10,9 @@
 #include <linux/blkdev.h>
 #include <linux/device-mapper.h>
 #include <linux/fileattr.h>
+#if __has_include(<linux/filelock.h>)
+#include <linux/filelock.h>
+#endif
 #include <linux/fs.h>
 #include <linux/kthread.h>
 #include <linux/slab.h>

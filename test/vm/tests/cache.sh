@@ -110,6 +110,7 @@ cache()
 			sleep 0.1
 		done
 		check "seen without one" pattern check "$seed" 0 65536 < <(tail -c +524289 "$file")
+		# A load: it ends where a write is not seen at once, which is not promised here
 		coherence "$dev" "$file" 20 "$seed" || true
 		sync "$dev"
 	fi
@@ -118,3 +119,28 @@ cache()
 	dmsetup remove x
 }
 for_each_fs cache ext4 xfs
+
+# A lease to read says that nobody writes the file: it is taken back when the device does.
+lease()
+{
+	local i
+	note "a lease"
+	written_file "$2/image" 65536
+	dev=$(loop_dev x "$2/image")
+	# shellcheck disable=SC2016,SC2154 # perl's; state is set in lib.sh
+	perl -e 'open(F, "<", $ARGV[0]) or die "$!\n";
+		$SIG{IO} = sub { exit 0 };
+		fcntl(F, 1024, 0) or die "$!\n";
+		system("touch", $ARGV[1]);
+		sleep 60; exit 1' "$2/image" "$state/leased" &
+	for ((i = 0; i < 300; i++)); do
+		[ ! -e "$state/leased" ] || break
+		sleep 0.1
+	done
+	check "it was given" test -e "$state/leased"
+	write_one
+	check "it is taken back" wait $!
+	rm "$state/leased"
+	dmsetup remove x
+}
+for_each_fs lease ext4 xfs tmpfs
