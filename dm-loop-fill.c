@@ -720,6 +720,21 @@ static int write_back(struct dm_loop_file *lf, sector_t start, sector_t end)
 	return r;
 }
 
+/* After an error nobody knows what is left: ask. */
+static void relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
+{
+	struct dm_loop_range r;
+
+	for (; pos < end; pos = r.start + r.len) {
+		if (lf->fs->locate(lf, pos, &r))
+			return;
+		r.len = min(r.len, end - pos);
+		if (r.state != DM_LOOP_HOLE &&
+		    set_range(lf, pos, pos + r.len, r.state, r.phys))
+			return;
+	}
+}
+
 static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 {
 	const struct dm_loop_range *ext = &run->plan.ext;
@@ -767,6 +782,7 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 {
 	struct dm_loop_plan *plan = &run->plan;
 	struct dm_loop_file *lf = run->lf;
+	bool failed = false;
 	struct bio *bio;
 	int r = 0;
 
@@ -778,7 +794,13 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 	while ((bio = bio_list_pop(&plan->bios))) {
 		if (run->error)
 			r = retry_alone(run, bio);
+		failed |= r;
 		end_later(lf, bio, r, done);
+	}
+	/* A part of what could not be written may have got blocks. */
+	if (failed && !lf->fs->prepare) {
+		write_back(lf, plan->start, plan->end);
+		relocate(lf, plan->start, plan->end);
 	}
 }
 
@@ -1239,21 +1261,6 @@ static bool has_blocks(struct dm_loop_file *lf, sector_t pos, sector_t end)
 		if (r.state != DM_LOOP_HOLE)
 			return true;
 	return false;
-}
-
-/* After an error nobody knows what is left: ask. */
-static void relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
-{
-	struct dm_loop_range r;
-
-	for (; pos < end; pos = r.start + r.len) {
-		if (lf->fs->locate(lf, pos, &r))
-			return;
-		r.len = min(r.len, end - pos);
-		if (r.state != DM_LOOP_HOLE &&
-		    set_range(lf, pos, pos + r.len, r.state, r.phys))
-			return;
-	}
 }
 
 /*

@@ -63,6 +63,35 @@ has()
 	pattern check "$1" 0 65536 < <(dd if="$dev" bs=64K skip=$(($2 * 16)) count=1 iflag=direct status=none)
 }
 
+# A write of which a part got blocks before the space was gone: those are in the file, and so in the table.
+partly()
+{
+	local was
+	note "half a write, $1"
+	disk=$(disk 1)
+	mkfs.ext4 -F -q -m 0 -t "$1" "$disk" 64M
+	mkdir -p /mnt/small
+	mount "$disk" /mnt/small
+	pattern write 1 0 $((1 << 20)) >/mnt/small/image
+	truncate -s 16M /mnt/small/image
+	sync -f /mnt/small
+	dev=$(loop_dev x /mnt/small/image)
+	same "mode" "$(status_field x mode)" mapped
+	put 9 8
+	dd if=/dev/zero of=/mnt/small/filler2 bs=64k status=none 2>/dev/null || true
+	dd if=/dev/null of=/mnt/small/filler2 bs=1 seek=$(($(stat -c %s /mnt/small/filler2) - 400 * 1024)) status=none
+	sync -f /mnt/small
+	fails "No space left" dd if=/dev/urandom of="$dev" bs=1M count=1 seek=4 oflag=direct iflag=fullblock conv=notrunc
+	check "a flush" xfs_io -d -c fsync "$dev"
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	was=$(digest "$dev")
+	dmsetup suspend x
+	dmsetup resume x
+	same "what it has when it is mapped anew" "$(digest "$dev")" "$was"
+	dmsetup remove x
+	umount /mnt/small
+}
+
 # In the background: dmsetup wait ends at the next event of the device.
 wait_event()
 {
@@ -259,6 +288,9 @@ readonly_refused()
 
 full ext4
 full xfs
+partly ext2
+partly ext3
+partly ext4
 by_file
 quota
 quota_of_root
