@@ -1288,6 +1288,9 @@ static int punch_blocks(struct dm_loop_file *lf, sector_t start, sector_t end)
 
 	if (start >= end || !has_blocks(lf, start, end))
 		return 0;
+	/* A file that had a clone while the device was suspended, say. */
+	if (!dm_loop_can_fill(lf))
+		return -EOPNOTSUPP;
 	dm_loop_count(lf, DM_LOOP_PUNCHES);
 	block_range(lf, start, end);
 	if (lf->fs->commit)

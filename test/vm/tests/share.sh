@@ -198,6 +198,30 @@ refused_while_filled()
 	dmsetup remove x
 }
 
+# xfs remembers that the file once had a clone, and does not fill it for us any more. What is mapped
+# can be written; no blocks may be given back, as no others could be had.
+clone_gone()
+{
+	note "a clone that is gone when the device is resumed"
+	rm -f "$dir"/*
+	written_file "$dir/image" "$size"
+	dev=$(loop_dev x "$dir/image")
+	dmsetup suspend x
+	cp --reflink=always "$dir/image" "$dir/clone"
+	rm "$dir/clone"
+	sync -f "$dir"
+	dmsetup resume x
+	same "mode" "$(status_field x mode)" mapped
+	check "zeroes" blkdiscard -z -l 1M "$dev"
+	# The block layer takes it for done.
+	blkdiscard -l 1M "$dev"
+	fails "mode is unsupported" fallocate -p -o 1M -l 1M "$dev"
+	same "nothing is given back" "$(status_field x punches) $(status_field x hole)" "0 0"
+	check "it can be written" xfs_io -d -c "pwrite -q -S 7 0 2m" -c fsync "$dev"
+	same "what was written" "$(dd if="$dev" bs=1M count=2 iflag=direct status=none | tr -d '\7' | wc -c)" 0
+	dmsetup remove x
+}
+
 # Reads, writes, discards of many threads on the device, writes to each of many clones.
 many_clones()
 {
@@ -390,6 +414,7 @@ read_only
 unshare
 cloned_when_suspended
 refused_while_filled
+clone_gone
 many_clones
 small_first
 whole_blocks
