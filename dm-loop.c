@@ -517,11 +517,24 @@ static void loop_resume(struct dm_target *ti)
 						  target_disk(lt));
 }
 
+/*
+ * Of a device in use dm asks for reservations (dm_call_pr()) and an identity
+ * (dm_blk_get_unique_id()).  Those of the disk are the host's, whose data lies
+ * there too; ours is one that has neither.
+ */
+static const struct block_device_operations nobody_ops;
+static struct gendisk nobody_disk = { .fops = &nobody_ops };
+static struct block_device nobody_bdev = { .bd_disk = &nobody_disk };
+static struct dm_dev nobody = { .bdev = &nobody_bdev };
+
 static int loop_iterate_devices(struct dm_target *ti,
 				iterate_devices_callout_fn fn, void *data)
 {
 	struct dm_loop_target *lt = ti->private;
 
+	/* What is asked of a device in use. */
+	if (lt->active)
+		return fn(ti, &nobody, 0, ti->len, data);
 	/* File mode has no device: limits are the page cache's. */
 	if (lt->by_file)
 		return 0;

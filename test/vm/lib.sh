@@ -284,6 +284,15 @@ for_each_fs()
 	done
 }
 
+# reserve DEV: ask for a persistent reservation (IOC_PR_REGISTER)
+reserve()
+{
+	# shellcheck disable=SC2016 # perl's
+	perl -e 'open(F, "+<", $ARGV[0]) or die "$!\n";
+		my $key = pack("QQLL", 0, 1, 0, 0);
+		ioctl(F, 0x401870c8, $key) or die "$!\n"' "$1"
+}
+
 # written_file FILE BYTES: a file whose every block is allocated and written, with random
 # bytes, and on the disk.
 written_file()
@@ -390,6 +399,8 @@ trace_events()
 	local event
 	# It would patch the scheduler.
 	echo 0 >/sys/kernel/tracing/options/record-cmd
+	# The usual clock is each processor's own, by which a commit may end before it begins.
+	echo mono >/sys/kernel/tracing/trace_clock
 	for event; do
 		echo 1 >"/sys/kernel/tracing/events/$event/enable"
 	done

@@ -73,7 +73,7 @@ compare "512" "$disk" /mnt/a
 dev=$(loop_dev x /mnt/a/image)
 same "discard granularity without the option mapped" "$(limit "$dev" discard_granularity)" 4096
 check "discards without the option mapped" test "$(limit "$dev" discard_max_hw_bytes)" -ge $((1 << 30))
-check "write zeroes without it" test "$(limit "$dev" write_zeroes_max_bytes)" -ge 0
+check "write zeroes without it" test "$(limit "$dev" write_zeroes_max_bytes)" -gt 0
 
 note "NOWAIT"
 fileop nowait-write "$dev" 4096 4096
@@ -85,6 +85,9 @@ dev=$(loop_dev x /mnt/a/image)
 check "read of a hole" fileop nowait-read "$dev" $((1 << 20)) 65536
 check "write to a hole" fileop nowait-write "$dev" $((1 << 20)) 4096
 check "it was written" cmp -n 4096 <(tail -c +1048577 "$dev") <(head -c 4096 /dev/zero | tr '\0' Z)
+
+note "reservations would be of the host's disk"
+fails EOPNOTSUPP reserve "$dev"
 
 note "holders and slaves"
 shown "${disk#/dev/}"
