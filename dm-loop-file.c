@@ -1432,15 +1432,10 @@ int dm_loop_file_init(void)
  */
 void dm_loop_file_exit(void)
 {
-	struct dm_loop_file *lf;
-
 	mutex_lock(&dm_loop_files_lock);
 	while (!list_empty(&dm_loop_files)) {
-		lf = list_first_entry(&dm_loop_files, struct dm_loop_file, node);
-		refcount_inc(&lf->refs);
 		mutex_unlock(&dm_loop_files_lock);
-		flush_delayed_work(&lf->release);
-		put_file_object(lf);
+		schedule_timeout_idle(DM_LOOP_THAW_POLL);
 		mutex_lock(&dm_loop_files_lock);
 	}
 	mutex_unlock(&dm_loop_files_lock);

@@ -2452,7 +2452,7 @@ static void end_flush(struct dm_loop_file *lf, struct bio *bio, int r)
 	if (io->flags & DM_LOOP_IO_SYNCED) {
 		set_error(bio, r);
 		bio->bi_end_io(bio);
-	} else if (r || !lf->bdev) {
+	} else if (r || lf->mode == DM_LOOP_MODE_FILE) {
 		end_bio(bio, r);
 	} else {
 		bio_set_dev(bio, lf->bdev);

@@ -315,7 +315,8 @@ static int map_flush(struct dm_loop_file *lf, struct bio *bio)
 		dm_loop_defer_sync(lf, bio);
 		return DM_MAPIO_SUBMITTED;
 	}
-	if (!lf->bdev) {
+	/* The filesystem has done that, on whatever disks it has. */
+	if (lf->mode == DM_LOOP_MODE_FILE) {
 		bio_endio(bio);
 		return DM_MAPIO_SUBMITTED;
 	}

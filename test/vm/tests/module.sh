@@ -8,6 +8,22 @@ fails "" dmsetup create x --table "0 8 loop"
 check "a table loads the module" test -e /sys/module/dm_loop
 matches "the target" "$(dmsetup targets)" '^loop +v1\.0\.0$'
 rmmod dm_loop
+
+note "removed while the file's filesystem is frozen: it waits, at rest"
+dir=$(mkfs_mount ext4)
+truncate -s 1M "$dir/image"
+dev=$(loop_dev x "$dir/image")
+xfs_io -d -c "pwrite -q 0 64k" "$dev"
+fsfreeze -f "$dir"
+dmsetup remove x
+rmmod dm_loop &
+sleep 2
+check "it waits" kill -0 $!
+check "and does not spin" test "$(awk '{ print $14 + $15 }' /proc/$!/stat)" -lt 50
+fsfreeze -u "$dir"
+check "then it is gone" wait $!
+umount "$dir"
+
 modprobe dm-loop
 check "modprobe dm-loop" test -e /sys/module/dm_loop
 rmmod dm_loop
