@@ -10,11 +10,11 @@
 chunk=$((1 << 20))
 
 # In MiB: what rand4k, rewrite4k and read4k go over, and an image for first writes. Counted
-# instructions repeat; a time of 0.2 seconds does not. Nor would so few rounds show three percent.
+# instructions repeat; a time of 0.2 seconds does not. Nor would so few runs show three percent.
 area=32
 image_size=256
-rewrite_rounds=$rounds
-[ "$clock" = icount ] || area=128 image_size=1024 rewrite_rounds=$((rounds * 5))
+rewrites=1
+[ "$clock" = icount ] || area=128 image_size=1024 rewrites=10
 
 # What fio does, by the last word of the case. The last fsync is part of the time.
 job()
@@ -75,22 +75,45 @@ first()
 	drop_image
 }
 
-# again CASE WHO ROUND: a range that was filled by random writes against a file prepared for it,
-# which got the same writes.
-again()
+# filled ALLOCATION: an image all of which was written through the device, at random
+filled()
 {
-	local alloc=prepared
-	[ "$2" = prepared ] || read -r _ alloc _ <<<"$1"
-	fresh_image "$alloc" $area
+	fresh_image "$1" $area
 	attach dm-loop
 	job rand4k
 	fio --name=fill --filename="$dev" --direct=1 --ioengine=libaio "${options[@]}" >/tmp/fio.log 2>&1
-	# What is done late is done: commits, times.
-	sleep 3
-	drop_caches
-	job rewrite4k
-	measure "$1" "$2" "$3" "$dev" "${options[@]}"
-	drop_image
+}
+
+# again CASE: a range that was filled by random writes, against a file prepared for it which got
+# the same writes. In each round the two are there at a time, and their runs take turns: where
+# on the disk they lie makes more of a difference than how they were made.
+again()
+{
+	local case=$1 alloc round i who whos=(dm-loop prepared)
+	local -A devs
+	emit note "$case"
+	read -r _ alloc _ <<<"$case"
+	for ((round = 0; round < rounds; round++)); do
+		name=prepared image=$dir/prepared attached=
+		filled prepared
+		devs[prepared]=$dev
+		name=bench image=$dir/image attached=
+		filled "$alloc"
+		devs[dm-loop]=$dev
+		# What is done late is done: commits, times.
+		sleep 3
+		drop_caches
+		job rewrite4k
+		for ((i = 1; i <= rewrites; i++)); do
+			for who in "${whos[@]}"; do
+				measure "$case" "$who" $((round * rewrites + i)) "${devs[$who]}" "${options[@]}"
+			done
+			whos=("${whos[1]}" "${whos[0]}")
+		done
+		dmsetup remove prepared
+		rm "$dir/prepared"
+		drop_image
+	done
 }
 
 # copied CASE WHO ROUND: in a clone each block of which was written once.
@@ -144,7 +167,7 @@ for fs in ext4 xfs; do
 		done
 		case="$fs $alloc rewrite4k"
 		if wanted "$case"; then
-			rounds=$rewrite_rounds compare "$case" again dm-loop prepared
+			again "$case"
 			target "$case" dm-loop prepared 0.97
 		fi
 	done
@@ -158,8 +181,8 @@ for work in seq128k rand4k thin64k rewrite4k read4k; do
 	[ $work != rewrite4k ] || function=copied
 	[ $work != thin64k ] || function=first
 	compare "$case" $function dm-loop loop-dio loop unshare
-	target "$case" dm-loop loop-dio 0.95
-	target "$case" dm-loop loop 0.90
+	ratio "$case" dm-loop loop-dio
+	ratio "$case" dm-loop loop
 done
 
 # Here processors work side by side and there is a page cache: only time counts.
@@ -188,5 +211,5 @@ for work in 'nocow rewrite4k' 'nocow read4k'; do
 	case="btrfs $work"
 	wanted "$case" || continue
 	compare "$case" written dm-loop loop-dio
-	target "$case" dm-loop loop-dio 1.20
+	ratio "$case" dm-loop loop-dio
 done
