@@ -3,13 +3,13 @@
  * What a power cut may take and what it may not.
  *
  * crash init FILE BYTES: a file whose every sector says which one it is.
- * crash write DEVICE TRACE SEED OPS [LOG]: threads write, zero and discard parts
+ * crash write DEVICE TRACE SEED OPS [LOG [ALIGN]]: threads write, zero and discard parts
  *	of the device and flush it. Each sector written says which write it was.
  *	TRACE gets what is done, before, and what is promised, after: by a flush
  *	all that had ended before it, by a synchronous write what it wrote.
  *	With LOG, a device-mapper device of the target log-writes, each promise
  *	is also a mark in the log: "ack N". SIGTERM ends it early. The device
- *	may also be a file.
+ *	may also be a file. What is written is in units of ALIGN sectors (1).
  * crash last TRACE: the number of the last promise.
  * crash check FILE TRACE N [base]: has FILE, an image after a power cut, all that
  *	was promised up to number N ("all": all that was written), and nothing
@@ -102,7 +102,7 @@ static volatile sig_atomic_t stop;
 static int dev, is_file, trace_fd, control = -1;
 static uint32_t dev_sectors;
 static const char *log_name;
-static unsigned int ops_each;
+static unsigned int ops_each, align = 1;
 static uint64_t seed;
 
 static void record(uint32_t kind, uint32_t thread, uint32_t seq,
@@ -217,7 +217,7 @@ static void do_random_op(uint32_t r, uint32_t me, uint32_t sector,
 
 static void *writer(void *arg)
 {
-	uint32_t me = (uintptr_t)arg, owner, sector, count, start, end;
+	uint32_t me = (uintptr_t)arg, owner, sector, count, start, end, least;
 	struct random_data rd = { };
 	char state[64], *buf;
 	unsigned int i;
@@ -229,12 +229,14 @@ static void *writer(void *arg)
 		errx(1, "no memory");
 	for (i = 0; i < ops_each && !stop; i++) {
 		do {
-			sector = RANDOM(dev_sectors);
+			sector = RANDOM(dev_sectors) / align * align;
 			owner = stripe_of(sector, dev_sectors, &start, &end);
-		} while (owner != me);
+		} while (owner != me || sector + align > end);
 		count = 1 + RANDOM(end - sector);
-		if (count > 8 && RANDOM(2))
-			count = 1 + RANDOM(8);
+		least = align > 8 ? align : 8;
+		if (count > least && RANDOM(2))
+			count = 1 + RANDOM(least);
+		count = count < align ? align : count / align * align;
 		do_random_op(RANDOM(16), me, sector, count, buf);
 		if (!RANDOM(6))
 			flush();
@@ -470,10 +472,12 @@ int main(int argc, char **argv)
 
 	if (argc == 4 && !strcmp(cmd, "init"))
 		return crash_init(argv[2], strtoull(argv[3], NULL, 0) / SECTOR);
-	if ((argc == 6 || argc == 7) && !strcmp(cmd, "write")) {
+	if (argc >= 6 && argc <= 8 && !strcmp(cmd, "write")) {
 		seed = strtoull(argv[4], NULL, 0);
 		ops_each = strtoul(argv[5], NULL, 0) / THREADS;
 		log_name = argv[6];
+		if (argc == 8)
+			align = strtoul(argv[7], NULL, 0);
 		return crash_write(argv[2], argv[3]);
 	}
 	if (argc == 3 && !strcmp(cmd, "last")) {
@@ -486,6 +490,6 @@ int main(int argc, char **argv)
 		return crash_check(argv[2], !strcmp(argv[4], "all") ? UINT32_MAX :
 				   strtoul(argv[4], NULL, 0), argc == 6);
 	}
-	fprintf(stderr, "usage: crash init FILE BYTES | crash write DEVICE TRACE SEED OPS [LOG] | crash last TRACE | crash check FILE TRACE N|all [base]\n");
+	fprintf(stderr, "usage: crash init FILE BYTES | crash write DEVICE TRACE SEED OPS [LOG [ALIGN]] | crash last TRACE | crash check FILE TRACE N|all [base]\n");
 	return 2;
 }

@@ -150,19 +150,20 @@ crash_replay()
 	note "$count power cuts, $crash_points so far"
 }
 
-# crash_case FS KIND OPS CUTS [OPTIONS OF THE TABLE...]
+# crash_case FS KIND OPS CUTS [OPTIONS OF THE TABLE...]; with crash_align=N all writes are
+# of N whole sectors
 crash_case()
 {
 	local fs=$1 kind=$2 ops=$3 cuts=$4 seed
 	shift 4
-	note "$fs, $kind image${*:+, $*}"
+	note "$fs, $kind image${*:+, $*}${crash_align:+, in units of $crash_align sectors}"
 	crash_begin "$fs"
 	crash_image "$kind" "$@"
 	crash_log
 	loop_dev disk /mnt/host/image 0 "$@" >/dev/null
 	same "mode" "$(status_field disk mode)" "$crash_mode"
 	random seed $((1 << 30))
-	crash write /dev/mapper/disk "$state/trace" "$seed" "$ops" log >&2
+	crash write /dev/mapper/disk "$state/trace" "$seed" "$ops" log "${crash_align:-1}" >&2
 	dmsetup status disk >&2
 	crash_end
 	crash_replay "$cuts"

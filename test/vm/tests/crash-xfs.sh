@@ -12,4 +12,6 @@ for ((n = 0; n == 0 || SECONDS < ${DMLOOP_SOAK:-0}; n++)); do
 	crash_case xfs fallocated 360 35
 	crash_case xfs reflinked 360 30 unshare
 	crash_case xfs reflinked 360 20
+	# Not one that needs the page cache for a part of a block: small ones go there until a flush
+	crash_align=8 crash_case xfs reflinked 360 20
 done
