@@ -122,6 +122,8 @@ refuse()
 	fails "FIFO" dmlosetup -f fifo
 	fails "block device" dmlosetup -f "$(disk 2)"
 	printf tail >>image
+	truncate -s 1M sparse
+	fails "dmlosetup --prepare" dmlosetup --mapped -f sparse
 	matches "a tail is warned of" "$(dmlosetup -f image 2>&1)" 'last 4 bytes'
 	same "and left out" "$(sectors /dev/mapper/loop0)" 2048
 	dmlosetup -d loop0

@@ -9,7 +9,7 @@
 begin=$SECONDS
 
 # Each job has a part of the device of its own, because a job knows only what it wrote
-# itself. Between them others trim; the parts do not end where blocks end.
+# itself. Between them others write and trim; the parts do not end where blocks end.
 fio_jobs()
 {
 	local seed part=$((16 << 20)) used=$(((12 << 20) + 1536))
@@ -21,9 +21,11 @@ fio_jobs()
 	check "fio" fio --group_reporting --randseed="$seed" --output="$state/fio.log" \
 		--name=write "${common[@]}" --size="$used" --rw=randrw --rwmixread=30 --fsync=64 \
 		--verify=crc32c --verify_fatal=1 --verify_backlog=64 \
-		--name=trim "${common[@]}" --offset="$used" --size=$((part - used)) --rw=randtrim
+		--name=dirty "${common[@]}" --offset="$used" --size=$((part - used)) --rw=randwrite --loops=4 \
+		--name=trim "${common[@]}" --offset="$used" --size=$((part - used)) --rw=randtrim --loops=8
 	grep -E 'read:|write:|trim:' "$state/fio.log" >&2
 	dmsetup status disk >&2
+	check "what had blocks was trimmed" test "$(status_field disk punches)" -ge 50
 }
 
 load()
