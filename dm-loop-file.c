@@ -297,17 +297,6 @@ static int read_mapping(struct dm_loop_file *lf, struct dm_loop_extents *t,
 /* --- the pin ------------------------------------------------------------ */
 
 /*
- * Of the two tables of a device only one is used: the new one takes the place
- * of the old, which goes when the device has been resumed.
- */
-static bool is_other_table(const struct dm_loop_target *a,
-			   const struct dm_loop_target *b)
-{
-	return a->ti->table != b->ti->table &&
-	       dm_table_get_md(a->ti->table) == dm_table_get_md(b->ti->table);
-}
-
-/*
  * While i_writecount is negative nobody can open the file for writing,
  * truncate it, swap on it, or use the ioctls that move blocks.  Ours is the
  * only reference when 1 -> -1 succeeds, so nobody has it mapped writable.
@@ -334,6 +323,17 @@ static void unpin_writecount(struct dm_loop_file *lf)
 	else
 		allow_write_access(lf->file);
 	dm_loop_gave(DM_LOOP_OWN_PIN);
+}
+
+/*
+ * Of the two tables of a device only one is used: the new one takes the place
+ * of the old, which goes when the device has been resumed.
+ */
+static bool is_other_table(const struct dm_loop_target *a,
+			   const struct dm_loop_target *b)
+{
+	return a->ti->table != b->ti->table &&
+	       dm_table_get_md(a->ti->table) == dm_table_get_md(b->ti->table);
 }
 
 /*
