@@ -10,13 +10,15 @@
 #include <linux/blkdev.h>
 #include <linux/device-mapper.h>
 #include <linux/fileattr.h>
-#if __has_include(<linux/filelock.h>)
-#include <linux/filelock.h>
-#endif
 #include <linux/fs.h>
 #include <linux/kthread.h>
 #include <linux/slab.h>
 #include <linux/srcu.h>
+
+/* Before 6.3 leases were in fs.h. */
+#ifdef HAVE_FILELOCK_H
+#include <linux/filelock.h>
+#endif
 
 #ifndef CONFIG_SWAP
 #error "dm-loop pins files with S_SWAPFILE, which needs CONFIG_SWAP"
