@@ -418,13 +418,13 @@ trace_end()
 	echo 0 >/sys/kernel/tracing/tracing_on
 }
 
-# slow_disk DISK, slowly COMMAND...: whose I/O waits between us and the disk, half a MiB a second
+# slow_disk DISK [BYTES], slowly COMMAND...: whose I/O waits between us and the disk, half a MiB a second or BYTES
 slow_disk()
 {
 	mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
 	echo +io >/sys/fs/cgroup/cgroup.subtree_control
 	mkdir -p /sys/fs/cgroup/slow
-	echo "$(<"/sys/block/${1#/dev/}/dev") wbps=524288 rbps=524288" >/sys/fs/cgroup/slow/io.max
+	echo "$(<"/sys/block/${1#/dev/}/dev") wbps=${2:-524288} rbps=${2:-524288}" >/sys/fs/cgroup/slow/io.max
 }
 
 slowly()

@@ -23,6 +23,7 @@
 #define BLOCK 4096
 
 static uint64_t state;
+static pid_t readers[READERS];
 
 static uint32_t next(uint32_t n)
 {
@@ -63,9 +64,21 @@ static void compare(const char *how, const void *got, const void *want,
 	exit(1);
 }
 
+/* However this ends: they have the file open. */
+static void end_readers(void)
+{
+	int i;
+
+	for (i = 0; i < READERS; i++) {
+		if (readers[i] <= 0)
+			continue;
+		kill(readers[i], SIGKILL);
+		waitpid(readers[i], NULL, 0);
+	}
+}
+
 int main(int argc, char **argv)
 {
-	pid_t readers[READERS];
 	unsigned long writes, i;
 	int dev, file, direct;
 	char *data, *got, *map;
@@ -91,9 +104,12 @@ int main(int argc, char **argv)
 		readers[j] = fork();
 		if (readers[j] < 0)
 			die("fork");
-		if (!readers[j])
+		if (!readers[j]) {
+			memset(readers, 0, sizeof(readers));
 			read_forever(argv[2]);
+		}
 	}
+	atexit(end_readers);
 	/* Not theirs: after an error they may live on for a moment. */
 	dev = open(argv[1], O_RDWR | O_DIRECT);
 	if (dev < 0)
@@ -118,10 +134,6 @@ int main(int argc, char **argv)
 		if (pread(direct, got, len, pos) != (ssize_t)len)
 			die("direct read");
 		compare("O_DIRECT", got, data, pos, len, i);
-	}
-	for (j = 0; j < READERS; j++) {
-		kill(readers[j], SIGKILL);
-		waitpid(readers[j], NULL, 0);
 	}
 	return 0;
 }

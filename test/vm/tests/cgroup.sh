@@ -16,7 +16,8 @@ put_2_mib()
 	"${@:2}" xfs_io -d -c "pwrite -q -b 64k ${1}m 2m" "$dev"
 }
 
-# At half a MiB a second it is four seconds, less what may come at once.
+# At half a MiB a second it is four seconds, less what may come at once. In the debug kernel that is
+# what it takes anyway, so there is less.
 limits()
 {
 	local ms free
@@ -25,7 +26,7 @@ limits()
 	truncate -s 16M "$2/image"
 	[ "$1" != btrfs ] || written_file "$2/image" $((16 << 20))
 	sync -f "$2"
-	slow_disk "$(findmnt -no SOURCE "$2")"
+	slow_disk "$(findmnt -no SOURCE "$2")" $((524288 / ${DMLOOP_TIME_FACTOR:-1}))
 	dev=$(loop_dev x "$2/image")
 	took put_2_mib 0
 	free=$ms
