@@ -736,8 +736,10 @@ static void unpin(struct dm_loop_file *lf)
 		dm_loop_file_touch(lf);
 	cancel_delayed_work_sync(&lf->touch);
 	dm_loop_fill_stop(lf);
-	if (wrote && vfs_fsync(lf->file, 0))
+	if (wrote && vfs_fsync(lf->file, 0)) {
 		pr_err("inode %llu: cannot sync\n", (u64)lf->inode->i_ino);
+		set_bit(0, &lf->lost);
+	}
 	if (lf->mode == DM_LOOP_MODE_MAPPED)
 		invalidate_inode_pages2(lf->file->f_mapping);
 	lf->mode = DM_LOOP_MODE_RELEASED;
@@ -862,7 +864,9 @@ static struct dm_loop_file *alloc_file(struct inode *inode)
 	ihold(inode);
 	lf->inode = inode;
 	lf->fs = dm_loop_fill_fs(lf);
-	lf->bdev = inode->i_sb->s_bdev;
+	/* One of several, whichever was there first: it may be taken away. */
+	if (strcmp(inode->i_sb->s_type->name, "bcachefs"))
+		lf->bdev = inode->i_sb->s_bdev;
 	INIT_LIST_HEAD(&lf->targets);
 	INIT_DELAYED_WORK(&lf->release, release_work);
 	mutex_init(&lf->lock);
@@ -981,6 +985,8 @@ static int finish_fills(struct dm_loop_target *lt, struct dm_loop_file *lf,
 
 	if (dm_loop_locate(lf, lt->start, lt->start + lt->ti->len))
 		return refuse(why, "Cannot ask where blocks are", -EIO);
+	if (atomic64_read(&lf->dirtied) == atomic64_read(&lf->synced))
+		return 0;
 	if (!sb_start_write_trylock(sb))
 		return refuse(why, "Filesystem is frozen", -EAGAIN);
 	r = dm_loop_sync(lf);
@@ -1055,7 +1061,9 @@ static int attach(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	}
 	lt->by_file = lf->mode == DM_LOOP_MODE_FILE;
 	lt->can_discard = can_discard(lt, lf);
-	lt->can_zero = !lt->by_file || !lf->journalled;
+	lt->can_zero = !lt->by_file ||
+		       (!lf->journalled &&
+			lt->start + lt->ti->len <= dm_loop_file_punch_end(lf));
 	return 0;
 }
 
@@ -1585,6 +1593,8 @@ void dm_loop_file_touch(struct dm_loop_file *lf)
 	if (lf->mode == DM_LOOP_MODE_FILE) {
 		clear_bit(0, &lf->times_stale);
 		break_leases(lf);
+		if (IS_VERITY(lf->inode))
+			dm_loop_file_failed(lf);
 		return;
 	}
 	if (!sb_start_write_trylock(sb)) {

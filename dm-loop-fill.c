@@ -800,6 +800,7 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 	/* A part of what could not be written may have got blocks. */
 	if (failed && !lf->fs->prepare) {
 		write_back(lf, plan->start, plan->end);
+		need_fsync(lf);
 		relocate(lf, plan->start, plan->end);
 	}
 }
@@ -890,7 +891,8 @@ static void fill_round(struct dm_loop_file *lf, struct bio_list *fills,
 
 static bool ext_supported(struct dm_loop_file *lf)
 {
-	return lf->file->f_op->write_iter && !lf->swapfile;
+	return lf->file->f_op->write_iter && !lf->swapfile &&
+	       lf->inode->i_mapping->a_ops == lf->aops;
 }
 
 static int ext_locate(struct dm_loop_file *lf, sector_t sector,
@@ -1234,6 +1236,20 @@ bool dm_loop_can_fill(struct dm_loop_file *lf)
 
 /* --- giving blocks back ------------------------------------------------- */
 
+/**
+ * dm_loop_file_punch_end() - up to where the filesystem gives back blocks
+ * @lf: the backing file
+ *
+ * Context: Any; under lf->lock or with a bio under way, so that lf->file stays.
+ * Return: a sector of the file, which may lie behind its end.
+ */
+sector_t dm_loop_file_punch_end(const struct dm_loop_file *lf)
+{
+	struct inode *inode = d_real_inode(lf->file->f_path.dentry);
+
+	return dm_loop_fs_punch_end(inode) >> SECTOR_SHIFT;
+}
+
 /*
  * From here on map() sends what touches the range to the worker, which is
  * us; what it sent to the device before is waited for.
@@ -1288,9 +1304,6 @@ static int punch_blocks(struct dm_loop_file *lf, sector_t start, sector_t end)
 
 	if (start >= end || !has_blocks(lf, start, end))
 		return 0;
-	/* A file that had a clone while the device was suspended, say. */
-	if (!dm_loop_can_fill(lf))
-		return -EOPNOTSUPP;
 	dm_loop_count(lf, DM_LOOP_PUNCHES);
 	block_range(lf, start, end);
 	if (lf->fs->commit)
@@ -1338,12 +1351,21 @@ static int zero_edge(struct dm_loop_file *lf, sector_t start, sector_t end)
 	return err;
 }
 
+/*
+ * Up to where blocks can be given back, and filled again: none of a file that
+ * had a clone while the device was suspended, on xfs, or that is journalled now.
+ */
+static sector_t punch_end(struct dm_loop_file *lf)
+{
+	return dm_loop_can_fill(lf) ? dm_loop_file_punch_end(lf) : 0;
+}
+
 static void punch_bio(struct dm_loop_file *lf, struct bio *bio)
 {
 	sector_t block = block_sectors(lf);
 	sector_t start = bio_start(bio);
 	sector_t end = bio_end(bio);
-	sector_t limit = dm_loop_punch_end(lf->inode) >> SECTOR_SHIFT;
+	sector_t limit = punch_end(lf);
 	sector_t from = round_up(start, block);
 	sector_t to = min(round_down(end, block), round_down(limit, block));
 	int r = 0;
@@ -1567,13 +1589,13 @@ static int file_punch(struct dm_loop_file *lf, struct bio *bio)
 {
 	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 	struct file *file = lf->file;
-	loff_t limit = dm_loop_punch_end(d_real_inode(file->f_path.dentry));
+	sector_t limit = dm_loop_file_punch_end(lf);
 	bool zeroes = bio_op(bio) == REQ_OP_WRITE_ZEROES;
 	int r;
 
 	if (zeroes && (bio->bi_opf & REQ_NOUNMAP))
 		mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
-	else if (bio_end(bio) > limit >> SECTOR_SHIFT)
+	else if (bio_end(bio) > limit)
 		return zeroes ? -EOPNOTSUPP : 0;
 	if (lf->journalled) {
 		r = mode & FALLOC_FL_ZERO_RANGE ? -EOPNOTSUPP : dm_loop_sync(lf);
@@ -2372,16 +2394,19 @@ static bool is_without_journal(struct super_block *sb)
 
 /*
  * Without a journal the ext4 of 6.1 takes an inode for clean of which only the
- * blocks have changed (ext4_fsync_nojournal()).  A frozen one was written.
+ * blocks have changed (ext4_fsync_nojournal()), so it is written in any case.
  */
 static int sync_file(struct file *file)
 {
 	struct inode *inode = d_real_inode(file->f_path.dentry);
-	bool all = is_without_journal(inode->i_sb);
+	struct writeback_control wbc = { .sync_mode = WB_SYNC_ALL };
+	int r;
 
-	if (all && inode->i_sb->s_writers.frozen != SB_FREEZE_COMPLETE)
-		mark_inode_dirty_sync(inode);
-	return vfs_fsync(file, !all);
+	r = vfs_fsync(file, 1);
+	if (r || !is_without_journal(inode->i_sb))
+		return r;
+	return inode->i_sb->s_op->write_inode(inode, &wbc) ?:
+	       blkdev_issue_flush(inode->i_sb->s_bdev);
 }
 
 /**
@@ -2452,7 +2477,7 @@ static void end_flush(struct dm_loop_file *lf, struct bio *bio, int r)
 	if (io->flags & DM_LOOP_IO_SYNCED) {
 		set_error(bio, r);
 		bio->bi_end_io(bio);
-	} else if (r || lf->mode == DM_LOOP_MODE_FILE) {
+	} else if (r || !lf->bdev) {
 		end_bio(bio, r);
 	} else {
 		bio_set_dev(bio, lf->bdev);

@@ -315,8 +315,7 @@ static int map_flush(struct dm_loop_file *lf, struct bio *bio)
 		dm_loop_defer_sync(lf, bio);
 		return DM_MAPIO_SUBMITTED;
 	}
-	/* The filesystem has done that, on whatever disks it has. */
-	if (lf->mode == DM_LOOP_MODE_FILE) {
+	if (!lf->bdev) {
 		bio_endio(bio);
 		return DM_MAPIO_SUBMITTED;
 	}
@@ -512,6 +511,7 @@ static void loop_resume(struct dm_target *ti)
 {
 	struct dm_loop_target *lt = ti->private;
 
+	lt->used = true;
 	/* Not in ctr: the slaves folder is there only after the first load. */
 	if (!lt->linked && !lt->by_file)
 		lt->linked = !bd_link_disk_holder(lt->lf->bdev,
@@ -533,8 +533,7 @@ static int loop_iterate_devices(struct dm_target *ti,
 {
 	struct dm_loop_target *lt = ti->private;
 
-	/* What is asked of a device in use. */
-	if (lt->active)
+	if (lt->used)
 		return fn(ti, &nobody, 0, ti->len, data);
 	/* File mode has no device: limits are the page cache's. */
 	if (lt->by_file)

@@ -97,7 +97,8 @@ enum dm_loop_failed {
  * @inode: the file
  * @file: ours, open read-write if any target may write.  Replaced only while
  *	no target is active, so that the map path reads it without @lock.
- * @bdev: the device of the filesystem; map sends bios there
+ * @bdev: the device of the filesystem; map sends bios there.  NULL for none,
+ *	or one that may go while the filesystem is mounted.
  * @mode: not RELEASED means that nobody else can write the file and, if
  *	MAPPED, that @extents is valid and nobody else can change the mapping
  * @swapfile: S_SWAPFILE is set on the inode, and it was us
@@ -249,6 +250,7 @@ struct dm_loop_file {
  *	collect limits; dm_get_device() says EBUSY because the filesystem
  *	holds the device
  * @active: resumed, under lf->lock
+ * @used: was resumed once, so that its limits are settled
  * @linked: shown in the holders and slaves folders of sysfs
  * @mapped: option: never send I/O through the filesystem
  * @no_discard: option: never give blocks back
@@ -267,6 +269,7 @@ struct dm_loop_target {
 	char *path;
 	struct dm_dev dev;
 	bool active;
+	bool used;
 	bool linked;
 	bool mapped;
 	bool no_discard;
@@ -380,6 +383,7 @@ int dm_loop_sync(struct dm_loop_file *lf);
 void dm_loop_fill_stop(struct dm_loop_file *lf);
 const struct dm_loop_fs *dm_loop_fill_fs(const struct dm_loop_file *lf);
 bool dm_loop_can_fill(struct dm_loop_file *lf);
+sector_t dm_loop_file_punch_end(const struct dm_loop_file *lf);
 int dm_loop_fill_init(void);
 void dm_loop_fill_exit(void);
 

@@ -13,7 +13,7 @@
 #include <linux/version.h>
 
 /* In bytes.  Not more than what it is, which the options of mkfs lower too. */
-static inline loff_t dm_loop_punch_end(const struct inode *inode)
+static inline loff_t dm_loop_fs_punch_end(const struct inode *inode)
 {
 	loff_t end = MAX_LFS_FILESIZE;
 

@@ -284,6 +284,18 @@ for_each_fs()
 	done
 }
 
+# writes_end DEV: that is so soon, after fs-verity was enabled on the file
+writes_end()
+{
+	local i
+	for ((i = 0; i < 100; i++)); do
+		xfs_io -d -c "pwrite -q 0 4k" "$1" >"$state/said" 2>&1 || true
+		[ ! -s "$state/said" ] || break
+		sleep 0.1
+	done
+	matches "writes end" "$(<"$state/said")" "Read-only file system|Input/output error"
+}
+
 # reserve DEV: ask for a persistent reservation (IOC_PR_REGISTER)
 reserve()
 {

@@ -208,6 +208,12 @@ by_file btrfs "$dir/image" "Filesystem cannot be mapped"
 touch "$dir/nocow"
 chattr +C "$dir/nocow"
 by_file btrfs "$dir/nocow" "Filesystem cannot be mapped" 1
+note "fs-verity, which can be enabled on a file in use"
+written_file "$dir/verity" 65536
+dev=$(loop_dev x "$dir/verity")
+fileop verity "$dir/verity"
+writes_end "$dev"
+dmsetup remove x
 cleanup_devices
 
 modprobe fuse

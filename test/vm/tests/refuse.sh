@@ -278,12 +278,7 @@ load "$ext4/verity2"
 dmsetup resume r
 same "mode" "$(status_field r mode)" mapped
 fileop verity "$ext4/verity2"
-for ((i = 0; i < 100; i++)); do
-	xfs_io -d -c "pwrite -q 0 4k" /dev/mapper/r >"$state/said" 2>&1 || true
-	[ ! -s "$state/said" ] || break
-	sleep 0.1
-done
-matches "writes end when it is enabled" "$(<"$state/said")" "Read-only file system|Input/output error"
+writes_end /dev/mapper/r
 dmsetup suspend r
 dmsetup load r --table "0 8 zero"
 dmsetup resume r
