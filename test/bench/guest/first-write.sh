@@ -94,10 +94,10 @@ again()
 	emit note "$case"
 	read -r _ alloc _ <<<"$case"
 	for ((round = 0; round < rounds; round++)); do
-		name=prepared image=$dir/prepared attached=
+		device_name=prepared image=$dir/prepared attached=
 		filled prepared
 		devs[prepared]=$dev
-		name=bench image=$dir/image attached=
+		device_name=bench image=$dir/image attached=
 		filled "$alloc"
 		devs[dm-loop]=$dev
 		# What is done late is done: commits, times.

@@ -13,7 +13,7 @@ rounds=${DMLOOP_BENCH_ROUNDS:-3}
 dir=/mnt/bench
 image=$dir/image
 # Of the device, where it is one of device-mapper.
-name=bench
+device_name=bench
 # All devices have the same; in file mode they are ordinary ones of 512 bytes.
 sector=4096
 attached=
@@ -106,7 +106,7 @@ detach()
 {
 	case $attached in
 	'') ;;
-	dm-loop | unshare) dmsetup remove "$name" ;;
+	dm-loop | unshare) dmsetup remove "$device_name" ;;
 	*) losetup -d "$dev" ;;
 	esac
 	attached=
@@ -120,7 +120,7 @@ attach()
 	dm-loop | unshare)
 		read -r -a options <<<"${DMLOOP_BENCH_OPTIONS:-}"
 		[ "$1" = dm-loop ] || options+=(unshare)
-		dev=$(loop_dev "$name" "$image" 0 ${options[@]+"${options[@]}"})
+		dev=$(loop_dev "$device_name" "$image" 0 ${options[@]+"${options[@]}"})
 		;;
 	loop | loop-dio)
 		[ "$1" = loop ] || dio=on
@@ -134,7 +134,7 @@ attach()
 	esac
 	attached=$1
 	# In file mode the device has sectors of 512 bytes, wherever the file is.
-	[[ "$1" != loop* && "$(status_field "$name" mode)" = file ]] || check_device "$dev"
+	[[ "$1" != loop* && "$(status_field "$device_name" mode)" = file ]] || check_device "$dev"
 }
 
 # measure CASE WHO ROUND TARGET FIO-OPTIONS...: run fio, and tell what it took.
@@ -145,7 +145,7 @@ measure()
 	fio --output-format=json --output=/tmp/fio.json --name=bench --filename="$target" \
 		--direct=1 --ioengine=libaio "$@" >/tmp/fio.log 2>&1
 	took=$(jq -r '.jobs[0] | (.read, .write) | select(.total_ios > 0) | "\(.runtime) \(.total_ios) \(.io_bytes)"' /tmp/fio.json)
-	[[ "$attached" == loop* ]] || status=$(dmsetup status "$name")
+	[[ "$attached" == loop* ]] || status=$(dmsetup status "$device_name")
 	# shellcheck disable=SC2086 # three words: milliseconds, I/Os, bytes
 	emit sample "$case" "$who" "$round" $took "$status"
 }
