@@ -145,7 +145,7 @@ measure()
 	fio --output-format=json --output=/tmp/fio.json --name=bench --filename="$target" \
 		--direct=1 --ioengine=libaio "$@" >/tmp/fio.log 2>&1
 	took=$(jq -r '.jobs[0] | (.read, .write) | select(.total_ios > 0) | "\(.runtime) \(.total_ios) \(.io_bytes)"' /tmp/fio.json)
-	[[ "$attached" == loop* ]] || status=$(dmsetup status "$device_name")
+	[[ "$attached" == @(|loop*) ]] || status=$(dmsetup status "$device_name")
 	# shellcheck disable=SC2086 # three words: milliseconds, I/Os, bytes
 	emit sample "$case" "$who" "$round" $took "$status"
 }
