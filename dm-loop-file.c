@@ -580,16 +580,10 @@ static bool is_overlaid(struct dm_loop_file *lf)
 	return d_real_inode(lf->file->f_path.dentry) != lf->inode;
 }
 
-/*
- * On ext4, also below overlayfs, journalled data is why a file has no direct
- * I/O.  Inline or encrypted data may be another reason; then it only costs time.
- */
-static bool is_journalled(struct file *file, const struct kstat *stat)
+static bool is_on_ext4(struct file *file)
 {
-	struct inode *inode = d_real_inode(file->f_path.dentry);
-
-	return inode->i_sb->s_magic == EXT4_SUPER_MAGIC &&
-	       (stat->result_mask & STATX_DIOALIGN) && !stat->dio_offset_align;
+	return d_real_inode(file->f_path.dentry)->i_sb->s_magic ==
+	       EXT4_SUPER_MAGIC;
 }
 
 /*
@@ -623,14 +617,20 @@ static void find_dio_align(struct dm_loop_file *lf)
 	struct kstat stat;
 
 	lf->dio_align = 0;
-	lf->journalled = false;
+	lf->journalled = is_on_ext4(file);
 	lf->mixed = false;
 	lf->cached_ios = 0;
 	lf->until_flush = false;
 	if (punches_under_reads(file) ||
 	    vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, 0))
 		return;
-	lf->journalled = is_journalled(file, &stat);
+	/*
+	 * On ext4, also below overlayfs, journalled data is why there is no
+	 * direct I/O.  Inline or encrypted data may be another reason; then
+	 * this only costs time.
+	 */
+	if ((stat.result_mask & STATX_DIOALIGN) && stat.dio_offset_align)
+		lf->journalled = false;
 	if (is_overlaid(lf))
 		return;
 	if (stat.result_mask & STATX_DIOALIGN) {
@@ -1578,9 +1578,9 @@ static void break_leases(struct dm_loop_file *lf)
  * @lf: the backing file, open for writing
  *
  * Moves mtime, ctime and i_version (in file mode the filesystem does), breaks
- * leases, and looks whether the filesystem still takes writes.  So does the file
- * unless somebody enabled fs-verity, which wants that nobody can write it, as is
- * the case.  A frozen filesystem is left alone, and asked again in a second.
+ * leases, and ends writes when the filesystem takes no more, or when somebody
+ * has enabled fs-verity: that asks only that nobody can open the file for
+ * writing.  A frozen filesystem is left alone, and asked again in a second.
  *
  * Context: Sleeps; starts a transaction of the filesystem.  The caller keeps
  *	reclaim from coming back here (memalloc_noio_save()).

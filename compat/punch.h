@@ -12,7 +12,7 @@
 #include <linux/sizes.h>
 #include <linux/version.h>
 
-/* In bytes.  Not more than what it is, which the options of mkfs lower too. */
+/* In bytes, and never too much: options of mkfs lower it to 2 TiB and less. */
 static inline loff_t dm_loop_fs_punch_end(const struct inode *inode)
 {
 	loff_t end = MAX_LFS_FILESIZE;

@@ -430,6 +430,14 @@ trace_end()
 	echo 0 >/sys/kernel/tracing/tracing_on
 }
 
+# host_is TABLE...: of the device host, from now on; what is mounted on it writes nothing back before
+host_is()
+{
+	dmsetup suspend --noflush --nolockfs host
+	dmsetup load host --table "$*"
+	dmsetup resume host
+}
+
 # slow_disk DISK [BYTES], slowly COMMAND...: whose I/O waits between us and the disk, half a MiB a second or BYTES
 slow_disk()
 {

@@ -8,14 +8,6 @@
 old=165
 piece=128
 
-# host_is LINES: what is below the filesystem from now on; nothing is written back before
-host_is()
-{
-	dmsetup suspend --noflush --nolockfs host
-	dmsetup load host --table "$1"
-	dmsetup resume host
-}
-
 # place BYTES: the sector of the host where that part of the image lies
 place()
 {

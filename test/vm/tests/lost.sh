@@ -3,14 +3,6 @@
 # DESCRIPTION: what a suspend could not commit, the next flush tells of, and that once
 # TIMEOUT: 120
 
-# host_is TARGET...: that is below the filesystem from now on; nothing is written back before
-host_is()
-{
-	dmsetup suspend --noflush --nolockfs host
-	dmsetup load host --table "$*"
-	dmsetup resume host
-}
-
 put()
 {
 	xfs_io -d -c "pwrite -q -S 0x5a $(($1 * 4096)) 4096" "$dev"
