@@ -12,7 +12,7 @@
 #include <linux/sizes.h>
 #include <linux/version.h>
 
-/* In bytes, and never too much: options of mkfs lower it to 2 TiB and less. */
+/* In bytes, and never too much: without huge_file it is just below 2 TiB. */
 static inline loff_t dm_loop_fs_punch_end(const struct inode *inode)
 {
 	loff_t end = MAX_LFS_FILESIZE;

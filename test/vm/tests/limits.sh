@@ -86,9 +86,6 @@ check "read of a hole" fileop nowait-read "$dev" $((1 << 20)) 65536
 check "write to a hole" fileop nowait-write "$dev" $((1 << 20)) 4096
 check "it was written" cmp -n 4096 <(tail -c +1048577 "$dev") <(head -c 4096 /dev/zero | tr '\0' Z)
 
-note "reservations would be of the host's disk"
-fails EOPNOTSUPP reserve "$dev"
-
 note "holders and slaves"
 shown "${disk#/dev/}"
 dmsetup table x | dmsetup load x
@@ -130,6 +127,10 @@ if modprobe sd_mod && modprobe scsi_debug dev_size_mb=64 physblk_exp=3 opt_blks=
 	done
 	compare "SCSI" "$scsi" /mnt/d
 	same "physical block" "$(sed -n 's/physical_block_size=//p' "$state/x")" 4096
+	dev=$(loop_dev x /mnt/d/image)
+	note "reservations, of the disk: $(reserve "$scsi" 2>&1 && echo "they work")"
+	fails EOPNOTSUPP reserve "$dev"
+	dmsetup remove x
 	umount /mnt/d
 	rmmod scsi_debug
 else
