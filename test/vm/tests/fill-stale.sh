@@ -174,3 +174,25 @@ stale ext3 4096 -b 4096
 stale ext2 1024 -b 1024
 stale xfs 4096
 stale xfs 1024 -b size=1024
+
+# Blocks larger than a page, where the kernel takes them.
+mounts()
+{
+	make_fs "$1" "$(disk 0)" "${@:2}"
+	mkdir -p /mnt/used
+	mount -t "$1" "$(disk 0)" /mnt/used 2>"$state/mount.log" || return 1
+	umount /mnt/used
+}
+
+larger_than_a_page()
+{
+	if mounts "$@"; then
+		stale "$1" 16384 "${@:2}"
+	else
+		note "$1, blocks of 16384: $(cat "$state/mount.log")"
+		matches "a kernel that has no such blocks" "$(uname -r)" '^6[.]'
+	fi
+}
+
+larger_than_a_page ext4 -b 16384
+larger_than_a_page xfs -b size=16384
