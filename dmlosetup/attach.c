@@ -187,9 +187,11 @@ static void plan_free(struct plan *plan)
 	free(plan->params);
 }
 
-static void undo_create(void *arg)
+static bool undo_create(void *arg, bool gone)
 {
+	(void)gone;
 	dm_undo_create(arg);
+	return true;
 }
 
 /* A table was refused: say what the kernel says. */
@@ -338,6 +340,17 @@ static int attach_as(const struct options *opts, const struct plan *plan)
 	return err;
 }
 
+/* It was to go with its last user, and may be gone by now. */
+static bool keep(const struct loop_device *d)
+{
+	char *answer = NULL;
+	int err;
+
+	err = dm_message(d->id.name, 0, "@cancel_deferred_remove", &answer);
+	free(answer);
+	return !err;
+}
+
 /* --nooverlap: the device that already shows just this part of the file */
 static int reuse(const struct options *opts, const struct plan *plan)
 {
@@ -352,13 +365,17 @@ static int reuse(const struct options *opts, const struct plan *plan)
 
 		if (!device_on_file(d, &plan->backing.st) ||
 		    d->table.offset != plan->offset ||
-		    d->length != plan->sectors || d->start)
+		    d->length != plan->sectors || !device_one_line(d, 1))
 			continue;
 		if (d->read_only && !plan->read_only) {
 			complain("%s is attached read-only as %s",
 				 shown(plan->file), shown(d->id.node));
 			result = TOLD;
-		} else {
+		} else if (opts->mapped && !table_option(&d->table, "mapped")) {
+			complain("%s is attached without --mapped as %s",
+				 shown(plan->file), shown(d->id.node));
+			result = TOLD;
+		} else if (!d->deferred || keep(d)) {
 			result = tell(opts, &d->id) ? TOLD : 0;
 		}
 	}

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The regular file of a device, looked at before the kernel is asked. */
+/*
+ * The regular file of a device, looked at before the kernel is asked, and another
+ * that is to stand in for it.
+ */
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "dmlosetup.h"
@@ -82,4 +87,39 @@ void backing_close(struct backing *b)
 	free(b->path);
 	b->path = NULL;
 	b->fd = -1;
+}
+
+/*
+ * Who may use @to is who may use @from. Where there is an ACL the bits of the group
+ * are those that any entry of it may have: without it the group gets nothing.
+ */
+int copy_mode(int from, int to, mode_t mode)
+{
+	static const char acl[] = "system.posix_acl_access";
+	char value[4096];
+	ssize_t n;
+
+	n = fgetxattr(from, acl, value, sizeof(value));
+	if (n < 0 && errno != ERANGE)
+		return fchmod(to, mode) ? -errno : 0;
+	if (fchmod(to, mode & ~(mode_t)S_IRWXG))
+		return -errno;
+	if (n < 0 || fsetxattr(to, acl, value, n, 0))
+		note("the new file has not the ACL of the old one");
+	return 0;
+}
+
+/* What is in the folder of @file. */
+int sync_folder(const char *file)
+{
+	char *copy = xstrdup(file);
+	int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int err = 0;
+
+	if (fd < 0 || fsync(fd))
+		err = -errno;
+	if (fd >= 0)
+		close(fd);
+	free(copy);
+	return err;
 }

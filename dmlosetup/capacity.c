@@ -25,17 +25,49 @@ struct change {
 	uint64_t sectors;	/* of the device */
 	bool sparse;		/* leave what is added a hole */
 	bool written;		/* write zeroes into it */
+	bool shrink;		/* the device or the file becomes smaller */
 };
 
-/* The content must end before the device does. */
-static int check_shrink(const struct change *c)
+/* Devices on the same file must end before it does, those that are suspended too. */
+static int check_others(const struct change *c)
 {
+	struct loop_device *devs;
+	size_t nr, i;
+	int err;
+
+	err = device_read_all(&devs, &nr);
+	if (err)
+		complain_errno(err, "cannot shrink %s: cannot list the devices",
+			       shown(c->dev->id.node));
+	for (i = 0; i < nr && !err; i++) {
+		const struct loop_device *d = &devs[i];
+
+		if (!strcmp(d->id.name, c->dev->id.name) ||
+		    d->back_dev != c->dev->back_dev ||
+		    d->back_ino != c->dev->back_ino ||
+		    d->table.offset + (d->length << SECTOR_SHIFT) <= c->new_size)
+			continue;
+		complain("cannot shrink %s: %s is on the same file and would be cut",
+			 shown(c->dev->id.node), shown(d->id.node));
+		err = TOLD;
+	}
+	device_free(devs, nr);
+	return err;
+}
+
+/* The content must end before the device does. */
+static int check_shrink(const void *arg)
+{
+	const struct change *c = arg;
 	const char *node = shown(c->dev->id.node);
 	uint64_t size;
 	const char *what;
 	char *user;
 	int err;
 
+	err = check_others(c);
+	if (err)
+		return TOLD;
 	err = content_size(c->dev, &size, &what);
 	if (err && err != -ENODATA) {
 		complain_errno(err, "cannot shrink %s: cannot read it", node);
@@ -94,6 +126,7 @@ static int plan_change(const struct options *opts, struct change *c)
 			 (uintmax_t)dev->length << SECTOR_SHIFT);
 		return TOLD;
 	}
+	c->shrink = true;
 	return check_shrink(c);
 }
 
@@ -251,7 +284,9 @@ static int apply(const struct change *c)
 	char *reason;
 	int err;
 
-	err = hold_begin_resize(&h, c->dev, c->old_size, c->new_size);
+	/* once more: others may have been waited for */
+	err = hold_begin_resize(&h, c->dev, c->old_size, c->new_size,
+				c->shrink ? check_shrink : NULL, c);
 	if (err)
 		return err;
 	err = change_held(&h, c);

@@ -194,7 +194,13 @@ struct guard {
 	bool has_file;
 };
 
-int guard_start(struct guard *g, void (*undo)(void *), void *arg, bool lock);
+/*
+ * @gone: nor is the parent in a system call any more. Returns whether all is undone;
+ * if not, it is called again when the parent is gone.
+ */
+typedef bool guard_undo_fn(void *arg, bool gone);
+
+int guard_start(struct guard *g, guard_undo_fn *undo, void *arg, bool lock);
 int guard_keep(const struct guard *g);
 int guard_ask(const struct guard *g);
 int guard_open(struct guard *g);
@@ -215,6 +221,8 @@ struct backing {
 
 int backing_open(const char *file, struct backing *b);
 void backing_close(struct backing *b);
+int copy_mode(int from, int to, mode_t mode);
+int sync_folder(const char *file);
 
 /* device.c: a dm-loop device as users see it */
 struct loop_device {
@@ -255,11 +263,15 @@ struct hold {
 	size_t nr_lines;
 	uint64_t old_size;	/* of the file, in bytes */
 	uint64_t new_size;	/* the same, unless it is being resized */
+	int (*check)(const void *arg);	/* before it is suspended, with the locks */
+	const void *arg;
 	bool suspended;
 	double since;
 	double seconds;		/* how long it was suspended */
 	int kmsg;
 	int lock;
+	int *file_locks;
+	size_t nr_file_locks;
 };
 
 double now(void);
@@ -267,9 +279,11 @@ int device_lock(const struct loop_device *dev);
 int hold_begin(struct hold *h, const struct loop_device *dev);
 int hold_begin_refresh(struct hold *h, const struct loop_device *dev);
 int hold_begin_resize(struct hold *h, const struct loop_device *dev,
-		      uint64_t old_size, uint64_t new_size);
+		      uint64_t old_size, uint64_t new_size,
+		      int (*check)(const void *arg), const void *arg);
 int hold_file(struct hold *h);
 int hold_keep(const struct hold *h);
+int hold_ask(const struct hold *h);
 int hold_sync(const struct hold *h, int fd, uint64_t from);
 int hold_load(const struct hold *h, uint64_t sectors);
 int hold_load_params(const struct hold *h, char *params);

@@ -5,10 +5,10 @@
  * waits on a socket: 'd' says that all is done, end of file that the parent is
  * gone. The kernel closes the socket only after the parent has left its last
  * ioctl, so the undo cannot overtake it. After a 'k' the parent must say so
- * again before the time is over: should it hang, the undo comes too. An 'a' is
- * answered, as long as the undo has not begun; so is an 'o', by which a file is
- * opened for writing until a 'c' or the undo, which a parent that hangs would not
- * close.
+ * again before the time is over: should it hang, it is killed, as it may have open
+ * for writing what the kernel is to take, and could go on while it is undone. An
+ * 'a' is answered, as long as the undo has not begun; so is an 'o', by which a file
+ * is opened for writing until a 'c' or the undo.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +26,8 @@
 #include "dmlosetup.h"
 
 #define KEEP_MS		60000
+/* A parent that is killed may still wait for a disk. */
+#define DIE_MS		5000
 #define MAX_FD		256
 
 static char *cmdline;
@@ -70,37 +72,54 @@ static void close_files(void)
 	struct stat st;
 	int fd;
 
+	/* those that are locked are open for reading */
 	for (fd = 3; fd < MAX_FD; fd++) {
-		if (!fstat(fd, &st) && S_ISREG(st.st_mode))
+		if (!fstat(fd, &st) && S_ISREG(st.st_mode) &&
+		    (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY)
 			close(fd);
 	}
 }
 
-/* Returns true when all is done, false when the parent is gone or hangs. */
-static bool wait_done(int fd, const char *path)
+/* The next byte of the parent; 0 when it is gone, -1 when the time is over. */
+static int next_byte(int fd, int timeout)
 {
 	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
-	int timeout = -1, file = -1;
-	char byte = 0;
+	char byte;
 	int n;
 
-	for (;;) {
+	do {
 		n = poll(&poll_fd, 1, timeout);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0 || read(fd, &byte, 1) != 1) {
-			byte = 0;
-			break;
-		}
-		if (byte == 'd')
-			break;
+	} while (n < 0 && errno == EINTR);
+	if (!n)
+		return -1;
+	return n > 0 && read(fd, &byte, 1) == 1 ? byte : 0;
+}
+
+/*
+ * The answer to an 'o': 'b' when the kernel does not let us write, as a device on
+ * the file is active. Any other error is one that stops whoever would write.
+ */
+static char open_writable(const char *path, int *file)
+{
+	*file = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	return *file < 0 && errno == ETXTBSY ? 'b' : 'a';
+}
+
+/* Returns 'd' when all is done, 0 when the parent is gone, -1 when it hangs. */
+static int wait_done(int fd, const char *path)
+{
+	int timeout = -1, file = -1, byte;
+	char answer;
+
+	while ((byte = next_byte(fd, timeout)) > 0 && byte != 'd') {
+		answer = 'a';
 		if (byte == 'o')
-			file = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+			answer = open_writable(path, &file);
 		if (byte == 'c' && file >= 0) {
 			close(file);
 			file = -1;
 		}
-		if (byte != 'k' && write(fd, "a", 1) != 1) {
+		if (byte != 'k' && write(fd, &answer, 1) != 1) {
 			byte = 0;
 			break;
 		}
@@ -108,14 +127,26 @@ static bool wait_done(int fd, const char *path)
 	}
 	if (file >= 0)
 		close(file);
-	return byte == 'd';
+	return byte;
 }
 
-static void guard_run(const struct guard *g, int fd, void (*undo)(void *),
-		      void *arg, bool lock)
+/* Is it gone? What it still says is not heard. */
+static bool wait_gone(int fd, int timeout)
+{
+	int byte;
+
+	do {
+		byte = next_byte(fd, timeout);
+	} while (byte > 0);
+	return !byte;
+}
+
+static void guard_run(const struct guard *g, int fd, pid_t parent,
+		      guard_undo_fn *undo, void *arg, bool lock)
 {
 	struct sigaction ignore = { .sa_handler = SIG_IGN };
-	int sig;
+	bool gone = true;
+	int sig, byte;
 
 	setsid();
 	take_name();
@@ -128,8 +159,18 @@ static void guard_run(const struct guard *g, int fd, void (*undo)(void *),
 		mlockall(MCL_CURRENT | MCL_FUTURE);
 	if (chdir("/") || write(fd, "r", 1) != 1)
 		_exit(EXIT_FAILURE);
-	if (!wait_done(fd, g->path))
-		undo(arg);
+	byte = wait_done(fd, g->path);
+	if (byte == 'd')
+		_exit(EXIT_SUCCESS);
+	if (byte < 0) {
+		if (getppid() == parent)
+			kill(parent, SIGKILL);
+		gone = wait_gone(fd, DIE_MS);
+	}
+	if (!undo(arg, gone) && !gone) {
+		wait_gone(fd, -1);
+		undo(arg, true);
+	}
 	_exit(EXIT_SUCCESS);
 }
 
@@ -147,8 +188,9 @@ void guard_done(struct guard *g)
 }
 
 /* @lock: keep its memory, because a device will be suspended. */
-int guard_start(struct guard *g, void (*undo)(void *), void *arg, bool lock)
+int guard_start(struct guard *g, guard_undo_fn *undo, void *arg, bool lock)
 {
+	pid_t parent = getpid();
 	char ready;
 	int fds[2];
 
@@ -166,7 +208,7 @@ int guard_start(struct guard *g, void (*undo)(void *), void *arg, bool lock)
 	}
 	if (!g->pid) {
 		close(fds[1]);
-		guard_run(g, fds[0], undo, arg, lock);
+		guard_run(g, fds[0], parent, undo, arg, lock);
 	}
 	close(fds[0]);
 	g->fd = fds[1];
@@ -190,8 +232,9 @@ static int tell(const struct guard *g, const char *byte)
 {
 	char answer;
 
-	return write(g->fd, byte, 1) == 1 && read(g->fd, &answer, 1) == 1 ?
-	       0 : -ECHILD;
+	if (write(g->fd, byte, 1) != 1 || read(g->fd, &answer, 1) != 1)
+		return -ECHILD;
+	return answer == 'b' ? -ETXTBSY : 0;
 }
 
 /* The same, and surely so: if this succeeds the undo has not begun before. */
@@ -201,8 +244,9 @@ int guard_ask(const struct guard *g)
 }
 
 /*
- * The guard opens g->path for writing, if it can; until guard_close() or the
- * undo nobody can resume a device on that file.
+ * The guard opens g->path for writing, if anybody may write to it; until
+ * guard_close() or the undo nobody can resume a device on that file. -ETXTBSY: one
+ * that is on it is active, or a frozen filesystem has not got it back yet.
  */
 int guard_open(struct guard *g)
 {

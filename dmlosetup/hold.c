@@ -33,6 +33,35 @@ double now(void)
 	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
+/* Locks @path, unless another command has it: -EWOULDBLOCK. */
+static int try_lock(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	int err;
+
+	if (fd < 0)
+		return -errno;
+	if (!flock(fd, LOCK_EX | LOCK_NB))
+		return fd;
+	err = errno;
+	close(fd);
+	return -err;
+}
+
+/* Returns 0 to try again after a moment. */
+static int wait_for_lock(const char *path, unsigned int n)
+{
+	const struct timespec pause = { .tv_nsec = FIRST_PAUSE };
+
+	if (signals_pending())
+		return -EINTR;
+	if (n == SAY_AFTER)
+		complain("waiting for another command that has %s locked",
+			 shown(path));
+	nanosleep(&pause, NULL);
+	return 0;
+}
+
 /*
  * One dmlosetup at a time has a device suspended: the end of another would
  * resume it under the first. The guard has the lock too, until it is done.
@@ -40,38 +69,110 @@ double now(void)
  */
 int device_lock(const struct loop_device *dev)
 {
-	struct timespec pause = { .tv_nsec = FIRST_PAUSE };
-	int fd = open(dev->id.node, O_RDONLY | O_CLOEXEC);
 	unsigned int n = 0;
-	int err;
+	int fd, err = 0;
 
-	if (fd < 0)
-		return -errno;
-	while (flock(fd, LOCK_EX | LOCK_NB)) {
-		err = errno == EWOULDBLOCK && signals_pending() ? EINTR : errno;
-		if (err != EWOULDBLOCK) {
-			close(fd);
-			return -err;
-		}
-		if (++n == SAY_AFTER)
-			complain("waiting for another command that has %s locked",
-				 shown(dev->id.node));
-		nanosleep(&pause, NULL);
-	}
-	return fd;
+	do {
+		fd = try_lock(dev->id.node);
+		if (fd == -EWOULDBLOCK)
+			err = wait_for_lock(dev->id.node, ++n);
+	} while (fd == -EWOULDBLOCK && !err);
+	return err ? err : fd;
 }
 
-/* Never with another file that is at the path now. */
-static int load_old(const struct hold *h)
+static void unlock_files(struct hold *h)
+{
+	while (h->nr_file_locks)
+		close(h->file_locks[--h->nr_file_locks]);
+}
+
+static bool is_file_of_earlier(const struct loop_device *lines, size_t i)
+{
+	size_t j;
+
+	for (j = 0; j < i; j++) {
+		if (lines[j].back_dev == lines[i].back_dev &&
+		    lines[j].back_ino == lines[i].back_ino)
+			return true;
+	}
+	return false;
+}
+
+/* All or none, so that it does not matter in which order others want them. */
+static int try_lock_files(struct hold *h, const struct loop_device *lines,
+			  size_t nr, const char **busy)
+{
+	size_t i;
+	int fd;
+
+	for (i = 0; i < nr; i++) {
+		if (!device_has_file(&lines[i]) || is_file_of_earlier(lines, i))
+			continue;
+		fd = try_lock(lines[i].table.path);
+		if (fd == -EWOULDBLOCK) {
+			*busy = lines[i].table.path;
+			unlock_files(h);
+			return fd;
+		}
+		/* a filesystem may know no such locks */
+		if (fd >= 0)
+			h->file_locks[h->nr_file_locks++] = fd;
+	}
+	return 0;
+}
+
+/*
+ * A file may have several devices. As long as one of them is active it is the
+ * kernel's; if all are suspended, what one command does to it is in the way of the
+ * other.
+ */
+static int lock_files(struct hold *h)
+{
+	struct loop_device *lines = NULL;
+	const char *busy;
+	unsigned int n = 0;
+	size_t nr = 0;
+	int err;
+
+	err = device_read(h->dev->id.name, &lines, &nr);
+	if (!err) {
+		h->file_locks = xcalloc(nr, sizeof(*h->file_locks));
+		while (!err && try_lock_files(h, lines, nr, &busy))
+			err = wait_for_lock(busy, ++n);
+	}
+	device_free(lines, nr);
+	return err;
+}
+
+/* Has it still the files of its table? The kernel takes no others. */
+static bool has_files(const struct hold *h)
 {
 	size_t i;
 
 	for (i = 0; i < h->nr_lines; i++) {
 		if (!device_has_file(&h->lines[i]))
-			return -ESTALE;
+			return false;
 	}
-	return dm_load(h->old.id.name, h->old.lines, h->old.nr_lines,
-		       h->old.read_only);
+	return true;
+}
+
+/*
+ * Never over the table of a device that somebody else has resumed meanwhile: it
+ * is in use, with the old table or with the new one.
+ */
+static int load_old(const struct hold *h)
+{
+	struct dm_state is;
+	int err;
+
+	err = dm_read(h->old.id.name, true, &is);
+	if (!err && !is.suspended)
+		err = -EBUSY;
+	dm_state_free(&is);
+	if (!err && !has_files(h))
+		err = -ESTALE;
+	return err ? err : dm_load(h->old.id.name, h->old.lines,
+				   h->old.nr_lines, h->old.read_only);
 }
 
 /*
@@ -96,12 +197,18 @@ static int resume_patiently(const char *name, unsigned int tries, double *when)
 }
 
 /* Without the change if it is not complete; with it if it is. */
-static void resume(const struct hold *h)
+static bool resume(const struct hold *h)
 {
 	const char *name = h->old.id.name;
+	int err;
 
-	if (resume_patiently(name, GUARD_TRIES, NULL) && !load_old(h))
-		resume_patiently(name, GUARD_TRIES, NULL);
+	err = resume_patiently(name, GUARD_TRIES, NULL);
+	if (err) {
+		err = load_old(h);
+		if (!err)
+			err = resume_patiently(name, GUARD_TRIES, NULL);
+	}
+	return !err || err == -EBUSY;
 }
 
 /*
@@ -127,22 +234,26 @@ static int settle_size(const struct hold *h, const struct dm_state *is)
 }
 
 /* In the guard. The device may be another one of the same name by now. */
-static void undo_hold(void *arg)
+static bool undo_hold(void *arg, bool gone)
 {
 	const struct hold *h = arg;
 	struct dm_state is;
+	bool done = true;
 
 	if (!dm_read(h->old.id.name, true, &is) &&
 	    is.id.major == h->old.id.major && is.id.minor == h->old.id.minor &&
 	    !strcmp(is.id.uuid, h->old.id.uuid)) {
 		if (is.suspended) {
-			settle_size(h, &is);
-			resume(h);
-		} else if (is.inactive_table) {
+			/* a resume may be under way, which has taken the table */
+			if (gone)
+				settle_size(h, &is);
+			done = resume(h);
+		} else if (is.inactive_table && !h->old.inactive_table) {
 			dm_clear(is.id.name);
 		}
 	}
 	dm_state_free(&is);
+	return done;
 }
 
 /* What is written back now need not be while the device is suspended. */
@@ -202,6 +313,16 @@ static int check_changed(const struct hold *h)
 	return TOLD;
 }
 
+/* It could not be resumed. */
+static int check_files(const struct hold *h)
+{
+	if (has_files(h))
+		return 0;
+	complain("nothing is changed on %s: its file is not at its path any more",
+		 shown(h->dev->id.node));
+	return TOLD;
+}
+
 static int begin(struct hold *h, bool refresh)
 {
 	const struct loop_device *dev = h->dev;
@@ -215,14 +336,20 @@ static int begin(struct hold *h, bool refresh)
 	/* what cannot be opened cannot be locked */
 	err = h->lock == -EINTR ? h->lock : 0;
 	if (!err)
+		err = lock_files(h);
+	if (!err)
 		err = dm_read(dev->id.name, true, &h->old);
 	if (!err)
 		err = device_read(dev->id.name, &h->lines, &h->nr_lines);
 	if (!err && !refresh)
 		err = check_changed(h);
+	if (!err && h->check)
+		err = h->check(h->arg);
+	if (!err && !h->old.suspended) {
+		write_back(dev);
+		err = check_files(h);
+	}
 	if (!err) {
-		if (!h->old.suspended)
-			write_back(dev);
 		mlockall(MCL_CURRENT | MCL_FUTURE);
 		err = guard_start(&h->guard, undo_hold, h, true);
 	}
@@ -245,12 +372,14 @@ int hold_begin(struct hold *h, const struct loop_device *dev)
 	return begin(h, false);
 }
 
-/* The sizes are those of the file, in bytes. */
+/* The sizes are those of the file, in bytes. @check says why if it is not to be. */
 int hold_begin_resize(struct hold *h, const struct loop_device *dev,
-		      uint64_t old_size, uint64_t new_size)
+		      uint64_t old_size, uint64_t new_size,
+		      int (*check)(const void *arg), const void *arg)
 {
 	*h = (struct hold) {
 		.dev = dev, .old_size = old_size, .new_size = new_size,
+		.check = check, .arg = arg,
 	};
 	return begin(h, false);
 }
@@ -265,8 +394,10 @@ int hold_begin_refresh(struct hold *h, const struct loop_device *dev)
 /*
  * The file of a device that is suspended is open for writing until hold_end():
  * the kernel does not take it, so nobody resumes the device with its old table.
- * Fails if somebody was quicker. Without effect where the file cannot be opened:
- * the device does not write, or another one on the file is active.
+ * Fails if somebody was quicker, and if the kernel has not given the file back
+ * (-ETXTBSY): another device on it is active, or the filesystem frozen. Then what
+ * was written may not be in the file yet. Without effect on a file that nobody may
+ * write to.
  */
 int hold_file(struct hold *h)
 {
@@ -287,6 +418,12 @@ int hold_file(struct hold *h)
 int hold_keep(const struct hold *h)
 {
 	return guard_keep(&h->guard);
+}
+
+/* The same, and surely so: until now nobody else has resumed the device. */
+int hold_ask(const struct hold *h)
+{
+	return guard_ask(&h->guard);
 }
 
 /*
@@ -349,6 +486,21 @@ static void complain_resume(const struct hold *h, int err)
 	free(reason);
 }
 
+static void go_back(const struct hold *h, double *when)
+{
+	const char *node = shown(h->old.id.node);
+	int err;
+
+	err = load_old(h);
+	if (err == -EBUSY)
+		complain("%s was resumed by somebody else", node);
+	else if (!err && !dm_resume(h->old.id.name, when))
+		complain("%s is as it was before", node);
+	else
+		complain("%s stays suspended; mend its file, then dmlosetup --refresh",
+			 node);
+}
+
 /*
  * @err: how the change went. Not 0, TOLD perhaps: a table that was loaded is
  * forgotten. Returns @err, or what went wrong here.
@@ -361,18 +513,12 @@ int hold_end(struct hold *h, int err)
 
 	if (h->suspended) {
 		guard_close(&h->guard);
-		if (err)
+		if (err && !h->old.inactive_table)
 			dm_clear(name);
 		resumed = resume_patiently(name, OWN_TRIES, &until);
 		if (resumed) {
 			complain_resume(h, resumed);
-			if (!load_old(h) && !dm_resume(name, &until))
-				complain("%s is as it was before",
-					 shown(h->old.id.node));
-			else
-				complain("%s stays suspended; %s",
-					 shown(h->old.id.node),
-					 "mend its file, then dmlosetup --refresh");
+			go_back(h, &until);
 		}
 		h->seconds = until - h->since;
 	}
@@ -382,6 +528,8 @@ int hold_end(struct hold *h, int err)
 	/* the last close of a device writes back what is cached of it */
 	if (h->lock >= 0)
 		close(h->lock);
+	unlock_files(h);
+	free(h->file_locks);
 	if (h->kmsg >= 0)
 		close(h->kmsg);
 	dm_state_free(&h->old);

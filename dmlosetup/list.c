@@ -378,7 +378,7 @@ static int print_table(const struct options *opts,
 	for (i = 0; !err && i < nr; i++)
 		err = add_line(tb, sel, &devs[i], opts->json);
 	if (!err && scols_print_table(tb))
-		err = EIO;
+		err = -EIO;
 	if (err)
 		complain_errno(err, "cannot print the table");
 	scols_unref_table(tb);

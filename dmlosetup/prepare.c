@@ -131,6 +131,20 @@ static uint64_t now_ms(void)
 	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
 }
 
+/* Whoever was let in may have cut the file; it is not to be made longer again. */
+static int check_size(const struct prepare *p)
+{
+	struct stat st;
+
+	if (fstat(p->fd, &st))
+		return -errno;
+	if ((uint64_t)st.st_size == p->size)
+		return 0;
+	complain("stopped preparing %s: something else has changed its size",
+		 shown(p->file));
+	return TOLD;
+}
+
 /*
  * Between two pieces: when somebody is waiting in open(), let them in and go
  * on when they have closed the file. @again says that the file may have
@@ -150,7 +164,7 @@ static int lease_check(struct prepare *p, bool *again)
 	while (!signals_pending()) {
 		nanosleep(&nap, NULL);
 		if (!fcntl(p->fd, F_SETLEASE, F_WRLCK))
-			return 0;
+			return check_size(p);
 		if (now_ms() > end) {
 			complain("stopped preparing %s: something opened it and keeps it; %s",
 				 shown(p->file), GO_ON);
@@ -220,6 +234,9 @@ static int rewrite_part(struct prepare *p, uint64_t pos, size_t len,
 	err = set_direct(p, direct);
 	if (!err)
 		err = read_piece(p, pos, len);
+	/* stopped for so long that others were let in: it may be old */
+	if (!err && p->leased && fcntl(p->fd, F_GETLEASE) != F_WRLCK)
+		return -EAGAIN;
 	if (!err)
 		err = write_piece(p, pos, len);
 	if (err == -EINVAL && p->direct) {
@@ -302,6 +319,8 @@ static int prepare_extent(struct prepare *p, const struct extent *ext,
 		if (err || *again)
 			return err;
 		err = prepare_piece(p, ext, pos, len);
+		if (err == -EAGAIN)
+			continue;
 		if (err)
 			return err;
 		progress_add(&p->progress, len);

@@ -7,7 +7,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,20 +89,6 @@ static int make_room(struct replace *r)
 	return err;
 }
 
-static int sync_folder(const char *path)
-{
-	char *copy = xstrdup(path);
-	int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	int err = 0;
-
-	if (fd < 0 || fsync(fd))
-		err = -errno;
-	if (fd >= 0)
-		close(fd);
-	free(copy);
-	return err;
-}
-
 /* Nobody else may have it open when the kernel takes it. */
 static int copy_in_use(struct replace *r)
 {
@@ -115,8 +100,9 @@ static int copy_in_use(struct replace *r)
 	/* where there are no owners, it is ours */
 	if (!err && fchown(r->copy.to, r->old.st_uid, r->old.st_gid))
 		note("%s has not the owner of the old file", shown(r->file));
-	if (!err && fchmod(r->copy.to, r->old.st_mode & 07777))
-		err = -errno;
+	if (!err)
+		err = copy_mode(r->copy.from, r->copy.to,
+				r->old.st_mode & 07777);
 	if (!err)
 		err = sync_folder(r->path);
 	return err;
@@ -191,6 +177,7 @@ static int switch_over(struct replace *r)
 			 shown(r->dev->id.node), reason ? reason :
 			 err == -ESTALE ? "it was changed meanwhile" :
 			 err == -ECHILD ? "the guard process was killed" :
+			 err == -ETXTBSY ? "another device uses it, or its filesystem is frozen" :
 			 shown(r->file), strerror(-err));
 		free(reason);
 		err = TOLD;

@@ -27,6 +27,14 @@ static void drop(int fd, const char *file)
 	close(fd);
 }
 
+static mode_t mask(void)
+{
+	mode_t is = umask(0);
+
+	umask(is);
+	return is;
+}
+
 static int copy(const struct hold *h, int from, int to, uint64_t size)
 {
 	struct copy c = { .from = from, .to = to, .size = size, .hold = h };
@@ -64,9 +72,11 @@ static int clone_held(struct hold *h, const struct loop_device *dev,
 		else
 			err = -errno;
 	}
+	if (!err)
+		err = copy_mode(from, to, st.st_mode & 0777 & ~mask());
 	close(from);
 	/* had the guard resumed the device, this is not one moment */
-	return err ? err : hold_keep(h);
+	return err ? err : hold_ask(h);
 }
 
 /* A file without one is gone when we are killed. */
@@ -94,10 +104,12 @@ static int write_clone(const struct loop_device *dev, const char *file, int to)
 	/* the device has not changed, whatever became of the copy */
 	if (hold_end(&h, 0))
 		return TOLD;
-	if (!err && (give_name(to, file) || fsync(to)))
+	if (!err && (fsync(to) || give_name(to, file)))
 		err = -errno;
+	if (!err)
+		err = sync_folder(file);
 	if (err == -ETXTBSY) {
-		complain("cannot take a snapshot of %s: another device uses its file",
+		complain("cannot take a snapshot of %s: another device uses its file, or its filesystem is frozen",
 			 shown(dev->id.node));
 		return TOLD;
 	}
@@ -111,7 +123,7 @@ static int write_clone(const struct loop_device *dev, const char *file, int to)
 }
 
 /* Without a name until it is complete, where the filesystem can. */
-static int create(const char *file, mode_t mode)
+static int create(const char *file)
 {
 	char *path = xstrdup(file);
 	int fd = -1;
@@ -119,9 +131,9 @@ static int create(const char *file, mode_t mode)
 	if (!faccessat(AT_FDCWD, file, F_OK, AT_SYMLINK_NOFOLLOW))
 		errno = EEXIST;
 	else
-		fd = open(dirname(path), O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+		fd = open(dirname(path), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR))
-		fd = open(file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+		fd = open(file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	free(path);
 	return fd;
 }
@@ -136,7 +148,7 @@ static int new_file(const struct loop_device *dev, const char *file)
 			 shown(dev->table.path), shown(dev->id.node));
 		return -1;
 	}
-	fd = create(file, from.st_mode & 0777);
+	fd = create(file);
 	if (fd < 0) {
 		complain_errno(-errno, "cannot create the snapshot %s",
 			       shown(file));

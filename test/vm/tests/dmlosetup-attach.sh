@@ -38,6 +38,13 @@ attach()
 		"[false,0,$(dmsetup info -c --noheadings -o major loop0)]"
 	fails "in use by another device" dmlosetup -f link
 	same "--nooverlap reuses it" "$(dmlosetup -L -f --show link)" "$node"
+	fails "without --mapped" dmlosetup -L --mapped -f link
+	exec 7<"$node"
+	dmlosetup -d --deferred loop0
+	matches "it is to go" "$(dmsetup info loop0)" "DEFERRED REMOVE"
+	same "--nooverlap reuses it" "$(dmlosetup -L -f --show link)" "$node"
+	exec 7<&-
+	same "and it stays" "$(dmlosetup -j link | wc -l)" 1
 	fails "the name is taken" dmlosetup loop0 link
 	fails "in use as $node" dmlosetup --prepare link
 	dmlosetup -d loop0

@@ -66,6 +66,66 @@ prepare()
 	cd /
 }
 
+# soon TEXT COMMAND...: within ten seconds
+soon()
+{
+	local text=$1 try
+	shift
+	for ((try = 0; try < 100 * ${DMLOOP_TIME_FACTOR:-1}; try++)); do
+		if "$@"; then
+			printf 'ok: %s\n' "$text" >&2
+			return
+		fi
+		sleep 0.1
+	done
+	fail "$text: not after ten seconds"
+}
+
+has_blocks() { [ "$(stat -c %b "$1")" -gt 0 ]; }
+
+# On x86 that is its number.
+in_pread64() { grep -q '^17 ' "/proc/$(pgrep -x dmlosetup)/syscall" 2>/dev/null; }
+
+# Whoever opens the file meanwhile is let in, and has the last word.
+let_in()
+{
+	local dir=$2 pid nth was
+	cd "$dir"
+	was=$(sysctl -n fs.lease-break-time)
+	sysctl -q fs.lease-break-time=1
+
+	note "it is cut"
+	truncate -s 64M cut
+	strace -qq -o /dev/null -e trace=pwrite64,fallocate -e inject=pwrite64,fallocate:delay_enter=300000 \
+		dmlosetup --prepare cut 2>"$state/said" &
+	pid=$!
+	soon "it has begun" has_blocks cut
+	# truncate does not wait
+	dd if=/dev/null of=cut bs=1M seek=1 count=0 status=none
+	! wait $pid || fail "it saw no change"
+	matches "it says so" "$(<"$state/said")" "something else has changed its size"
+	same "the size stays" "$(stat -c %s cut)" $((1 << 20))
+
+	note "it is written while a piece has been read"
+	truncate -s 8M one two
+	strace -qq -o "$state/trace" -e trace=pread64 dmlosetup --prepare one
+	nth=$(awk '!n && $NF >= 65536 { n = NR } END { print n }' "$state/trace")
+	if [ -n "$nth" ]; then
+		strace -qq -o /dev/null -e trace=pread64 -e "inject=pread64:delay_exit=5000000:when=$nth" \
+			dmlosetup --prepare two &
+		pid=$!
+		soon "it reads" in_pread64
+		head -c 65536 /dev/zero | tr '\0' Z | dd of=two bs=64K conv=notrunc,fsync status=none
+		check "it goes on" wait $pid
+		same "what was written stays" "$(head -c 65536 two | tr -d Z | wc -c)" 0
+	else
+		note "the filesystem writes the zeroes itself"
+	fi
+	sysctl -q fs.lease-break-time="$was"
+	rm cut one two
+	cd /
+}
+
 # where there is no FIEMAP, or no fallocate
 plain()
 {
@@ -79,5 +139,6 @@ plain()
 }
 
 for_each_fs prepare ext4 xfs
+for_each_fs let_in ext4 xfs
 for_each_fs plain ext2 vfat btrfs
 plain tmpfs "$(mkfs_mount tmpfs)"

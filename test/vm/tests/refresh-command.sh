@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
 # DESCRIPTION: dmlosetup resizes, refreshes, clones and verifies a device in use
+# TIMEOUT: 400
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"
@@ -21,6 +22,89 @@ allocated()
 fs_size()
 {
 	echo $(($(stat -f -c '%b * %S' "$1") / 1024))
+}
+
+# behind_lock FILE REASON ARGUMENT...: dmlosetup waits while FILE is locked; in between comes
+# what is on stdin, and then it fails with REASON, or if there is none it does not
+behind_lock()
+{
+	local file=$1 reason=$2 status=0 wanted=1 pid
+	shift 2
+	exec 7<"$file"
+	flock -x 7
+	dmlosetup "$@" 2>"$state/said" 7<&- &
+	pid=$!
+	soon "it waits" grep -q "waiting for another command that has .*${file##*/} locked" "$state/said"
+	same "it is in use" "$(state_of disk)" Active
+	eval "$(cat)"
+	exec 7<&-
+	wait $pid || status=$?
+	same "it is in use" "$(state_of disk)" Active
+	[ -n "$reason" ] || wanted=0
+	same "status" "$status" "$wanted"
+	matches "it says so" "$(<"$state/said")" "$reason"
+}
+
+waits()
+{
+	note "it waits for others, and then looks again"
+	dmlosetup disk image
+	wipefs -q -a /dev/mapper/disk
+	behind_lock image '' --refresh disk </dev/null
+	behind_lock /dev/mapper/disk "the ext4 on it has" -c disk --size 20M --shrink <<-EOT
+		mkfs.ext4 -q /dev/mapper/disk
+	EOT
+	same "the file stays" "$(stat -c %s image)" $((40 << 20))
+	# xfs does not let go of the name of a file in use
+	if [ "$1" = ext4 ]; then
+		behind_lock image "not at its path" --refresh disk <<-EOT
+			mv image kept
+			cp kept image
+		EOT
+		mv kept image
+	fi
+	dmlosetup -D
+}
+
+is_loaded() { [ "$(dmsetup info -c --noheadings -o suspended,tables_loaded disk)" = Suspended:Both ]; }
+
+# The last of its ioctls fails as it does for who comes second: it must not load the old table.
+resumed_by_others()
+{
+	local last pid
+	note "somebody else resumes it with the new table"
+	dmlosetup disk image
+	wipefs -q -a /dev/mapper/disk
+	strace -qq -e trace=ioctl -o "$state/trace" dmlosetup -c disk --size 44M
+	last=$(awk '/DM_DEV_SUSPEND/ { last = NR } END { print last }' "$state/trace")
+	strace -qq -e trace=ioctl -e "inject=ioctl:error=EINVAL:delay_enter=5000000:when=$last" -o "$state/trace" \
+		dmlosetup -c disk --size 48M 2>"$state/said" &
+	pid=$!
+	soon "the new table is loaded" is_loaded
+	within dmsetup resume disk
+	! wait $pid || fail "it saw no error"
+	matches "it says so" "$(<"$state/said")" "was resumed by somebody else"
+	same "the device" "$(size)" $((48 << 20))
+	same "the file" "$(stat -c %s image)" $((48 << 20))
+	same "in use" "$(state_of disk)" Active
+	dmlosetup -D
+	truncate -s 40M image
+}
+
+# The bits of the group are those that any entry of the ACL may have.
+access()
+{
+	note "a file with an ACL"
+	rm -f clone
+	chmod 600 image
+	setfacl -m u:backup:r image
+	dmlosetup disk image
+	dmlosetup --snapshot disk clone >/dev/null
+	same "a snapshot" "$(getfacl -c clone)" "$(getfacl -c image)"
+	dmlosetup --replace disk moved >/dev/null
+	same "replaced" "$(getfacl -c moved)" "$(getfacl -c image)"
+	dmlosetup -D
+	rm moved
 }
 
 change()
@@ -98,10 +182,23 @@ change()
 	dmlosetup other image -o 1M
 	fails "in use by another device" dmlosetup -c disk
 	fails "uses the file" dmlosetup -c disk --size 80M
+	# What was written to them may not be in the file, and goes on
+	fails "another device uses" dmlosetup --snapshot disk second
+	fails "another device uses" dmlosetup --replace disk second
+	check "none is left" test ! -e second
+	dmsetup suspend other
+	fails "other is on the same file and would be cut" dmlosetup -c disk --size 512K --shrink
+	dmsetup resume other
+	same "the file stays" "$(stat -c %s image)" $((40 << 20))
+	same "both are in use" "$(state_of disk) $(state_of other)" "Active Active"
 	dmlosetup -d other
 	dmlosetup -c disk
 	same "as large as the file" "$(size)" $((40 << 20))
 	dmlosetup -D
+
+	waits "$fs"
+	resumed_by_others
+	access
 
 	note "no room"
 	rm -f clone image

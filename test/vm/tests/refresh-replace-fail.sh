@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # DESCRIPTION: a dmlosetup --replace that fails, or is killed at any step, leaves the device in use and whole
 # LONG: runs the command some fifty times
-# TIMEOUT: 600
+# TIMEOUT: 700
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"
@@ -27,22 +27,30 @@ refuse()
 
 has_ended() { ! pgrep -x dmlosetup >/dev/null; }
 
+# is_resumed NAME, after a minute and more
 is_resumed()
 {
 	local try
 	for ((try = 0; try < 500; try++)); do
-		[ "$(state_of disk)" != Active ] || return 0
+		[ "$(state_of "$1")" != Active ] || return 0
 		sleep 0.2
 	done
 	return 1
 }
 
-# On x86 that is its number.
-in_sync_file_range() { grep -q '^277 ' "/proc/$(pgrep -x dmlosetup)/syscall" 2>/dev/null; }
+# in_call NUMBER: sync_file_range is 277 and ftruncate 77 on x86
+in_call()
+{
+	local pid
+	for pid in $(pgrep -x dmlosetup); do
+		grep -q "^$1 " "/proc/$pid/syscall" 2>/dev/null && return
+	done
+	return 1
+}
 
 refused()
 {
-	local here=$1 there=$2 image=$1/image replaced
+	local here=$1 there=$2 image=$1/image replaced stopped
 	note "refused, or rolled back"
 	truncate -s 24M "$image"
 	inner_mount ext4 "$(loop_dev disk "$image")" 16M
@@ -80,25 +88,41 @@ refused()
 	check "none is left" test ! -e "$there/image"
 	writer_goes_on
 
-	note "it hangs"
-	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=200000000:when=1 \
+	note "it hangs, and another one too"
+	truncate -s 8M "$here/second"
+	dmlosetup second "$here/second"
+	# Held by strace for a moment only: that would keep it from dying, too
+	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=5000000:when=1 \
 		dmlosetup --replace disk "$there/image" 2>/dev/null &
-	soon "it is suspended, and writes back" in_sync_file_range
+	stopped=$!
+	soon "it is suspended, and writes back" in_call 277
+	pkill -STOP -x dmlosetup
+	# It has the file open for writing itself
+	strace -qq -o /dev/null -e trace=ftruncate -e inject=ftruncate:delay_enter=5000000:when=1 \
+		dmlosetup -c second --size 4M --shrink 2>/dev/null &
+	stopped+=" $!"
+	soon "the other cuts its file" in_call 77
+	pkill -STOP -x dmlosetup
 	fails ETXTBSY within dmsetup resume disk
-	check "the guard resumes it after a minute" is_resumed
+	check "the guard resumes it after a minute" is_resumed disk
+	check "and the other" is_resumed second
 	writer_goes_on
-	# then it goes on, too
-	pkill -KILL -x strace
-	wait $! || true
-	soon "it has ended" has_ended
-	check "none is left" test ! -e "$there/image"
+	soon "both commands were killed" has_ended
+	# shellcheck disable=SC2086 # two words
+	wait $stopped || true
+	wait_guard
+	rm "$there/image"
 	same "it has the file that it had" "$(table_word 4)" "$image"
+	same "the other has the size of its file" "$(($(sectors /dev/mapper/second) * 512))" "$(stat -c %s "$here/second")"
+	table_is_right second
+	dmlosetup -d second
+	rm "$here/second"
 
 	note "somebody resumes it meanwhile"
 	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=5000000:when=1 \
 		dmlosetup --replace disk "$there/image" &
 	replaced=$!
-	soon "it is suspended, and writes back" in_sync_file_range
+	soon "it is suspended, and writes back" in_call 277
 	fails ETXTBSY within dmsetup resume disk
 	within dmlosetup --refresh disk
 	check "it went on" wait "$replaced"
