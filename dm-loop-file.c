@@ -597,19 +597,6 @@ static bool punches_under_reads(struct file *file)
 	       F2FS_SUPER_MAGIC;
 }
 
-/*
- * Older kernels do not say that xfs writes less than a block of a file which
- * may share blocks through the page cache, where it must not meet direct
- * writes.  Such a file is one that xfs_fs_map_blocks() refuses.
- */
-static bool may_copy_blocks(struct inode *inode)
-{
-	struct iomap iomap = { };
-
-	return is_xfs(inode) && dm_loop_has_block_ops(inode) &&
-	       dm_loop_map_blocks(inode, 0, i_blocksize(inode), &iomap) == -ENXIO;
-}
-
 /* Called with lf->lock. */
 static void find_dio_align(struct dm_loop_file *lf)
 {
@@ -636,7 +623,13 @@ static void find_dio_align(struct dm_loop_file *lf)
 	if (stat.result_mask & STATX_DIOALIGN) {
 		lf->dio_align = stat.dio_offset_align;
 		lf->dio_mem_align = max_t(u32, stat.dio_mem_align, 1);
-		if (lf->dio_align && may_copy_blocks(lf->inode))
+		/*
+		 * Older kernels do not say that xfs writes less than a block
+		 * through the page cache, where it must not meet direct writes,
+		 * once the file may share blocks; and in file mode a clone can
+		 * be made at any time.
+		 */
+		if (lf->dio_align && is_xfs(lf->inode))
 			lf->dio_align = max(lf->dio_align,
 					    i_blocksize(lf->inode));
 	} else if (is_nocow(file)) {
@@ -676,6 +669,9 @@ static int use_file_io(struct dm_loop_file *lf, const char **why)
 		return refuse(why, "Filesystem has no file I/O for the kernel",
 			      -EOPNOTSUPP);
 	find_dio_align(lf);
+	/* The first flush also commits what others have written before. */
+	if (file->f_mode & FMODE_WRITE)
+		atomic64_inc(&lf->dirtied);
 	lf->mode = DM_LOOP_MODE_FILE;
 	return 0;
 }
@@ -707,6 +703,8 @@ static int pin(struct dm_loop_file *lf, const struct dm_loop_target *lt,
 	lf->chunk = choose_chunk(lf, lt);
 	lf->aops = lf->file->f_mapping->a_ops;
 	lf->failed = 0;
+	/* Bios may have waited for this. */
+	lf->lost_told = 0;
 	r = map_file(lf, lt, why);
 	if (!r)
 		lf->mode = DM_LOOP_MODE_MAPPED;
@@ -738,7 +736,7 @@ static void unpin(struct dm_loop_file *lf)
 	dm_loop_fill_stop(lf);
 	if (wrote && vfs_fsync(lf->file, 0)) {
 		pr_err("inode %llu: cannot sync\n", (u64)lf->inode->i_ino);
-		set_bit(0, &lf->lost);
+		dm_loop_lost(lf);
 	}
 	if (lf->mode == DM_LOOP_MODE_MAPPED)
 		invalidate_inode_pages2(lf->file->f_mapping);
@@ -1150,7 +1148,8 @@ void dm_loop_file_detach(struct dm_loop_target *lt)
 	mutex_unlock(&dm_loop_files_lock);
 	mutex_lock(&lf->lock);
 	list_del(&lt->node);
-	if (list_empty(&lf->targets))
+	/* It may have been the one that was loaded beside others, suspended. */
+	if (!lf->active)
 		release(lf);
 	mutex_unlock(&lf->lock);
 	put_file_object(lf);
@@ -1258,6 +1257,9 @@ void dm_loop_file_undo_resume(struct dm_target *ti)
 		list_for_each_entry(lt, &lf->targets, node)
 			if (lt->ti->table == ti->table)
 				deactivate(lt, lf);
+		/* One whose turn had not come was pinned by the load. */
+		if (!lf->active)
+			release(lf);
 		mutex_unlock(&lf->lock);
 		put_file_object(lf);
 	}

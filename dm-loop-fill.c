@@ -690,6 +690,9 @@ static int promote(struct dm_loop_file *lf, const struct dm_loop_range *ext,
 	}
 	/* Before the table: a FUA write may find the blocks there at once. */
 	need_fsync(lf);
+	/* chattr +j may have come before the write: it would be in the journal. */
+	if (!lf->fs->prepare && lf->inode->i_mapping->a_ops != lf->aops)
+		return -EIO;
 	dm_loop_count(lf, DM_LOOP_PROMOTES);
 	if (ext->state != DM_LOOP_HOLE)
 		return set_range(lf, start, end, DM_LOOP_MAPPED,
@@ -798,7 +801,7 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 		end_later(lf, bio, r, done);
 	}
 	/* A part of what could not be written may have got blocks. */
-	if (failed && !lf->fs->prepare) {
+	if (failed && !lf->fs->prepare && lf->inode->i_mapping->a_ops == lf->aops) {
 		write_back(lf, plan->start, plan->end);
 		need_fsync(lf);
 		relocate(lf, plan->start, plan->end);
@@ -1075,6 +1078,25 @@ static void xfs_submit(struct dm_loop_run *run)
 	submit_bio(bio);
 }
 
+/*
+ * xfs drops pages before the blocks hold data for it (xfs_fs_commit_blocks()).
+ * Who has the file mapped may have brought in zeroes between.
+ */
+static int commit_maps(struct dm_loop_file *lf, struct iomap *maps, int n)
+{
+	int r = dm_loop_commit_blocks(lf->inode, maps, n);
+	sector_t start, len;
+	int i;
+
+	for (i = 0; !r && i < n; i++) {
+		start = maps[i].offset >> SECTOR_SHIFT;
+		len = maps[i].length >> SECTOR_SHIFT;
+		if (dm_loop_file_cached(lf, start, len))
+			dm_loop_file_invalidate(lf, start, len);
+	}
+	return r;
+}
+
 static int xfs_commit_one(struct dm_loop_file *lf, sector_t start, sector_t end)
 {
 	struct iomap map = {
@@ -1082,7 +1104,7 @@ static int xfs_commit_one(struct dm_loop_file *lf, sector_t start, sector_t end)
 		.length = (end - start) << SECTOR_SHIFT,
 	};
 
-	return dm_loop_commit_blocks(lf->inode, &map, 1);
+	return commit_maps(lf, &map, 1);
 }
 
 /* Remember what has to be committed; at once when there is no memory. */
@@ -1168,7 +1190,7 @@ static int xfs_commit(struct dm_loop_file *lf)
 	maps = kcalloc(COMMIT_MAPS, sizeof(*maps), GFP_NOIO | __GFP_NOFAIL);
 	while (!r && (n = take_maps(&pending, &taken, maps))) {
 		dm_loop_count(lf, DM_LOOP_COMMITS);
-		r = dm_loop_commit_blocks(lf->inode, maps, n);
+		r = commit_maps(lf, maps, n);
 		if (!r)
 			free_pending(&taken);
 	}
@@ -1974,10 +1996,11 @@ void dm_loop_defer_sync(struct dm_loop_file *lf, struct bio *bio)
 	spin_unlock_irqrestore(&lf->todo_lock, flags);
 }
 
-/* As many sectors as a run has segments for. */
-static sector_t fit_sectors(struct bio *bio)
+/* As many sectors as a run has segments for; the rest begins with a block. */
+static sector_t fit_sectors(const struct dm_loop_file *lf, struct bio *bio)
 {
-	sector_t block = PAGE_SECTORS, sectors;
+	sector_t block = max_t(sector_t, PAGE_SECTORS, block_sectors(lf));
+	sector_t sectors;
 	struct bvec_iter iter;
 	struct bio_vec bv;
 	unsigned int n = 0, bytes = 0;
@@ -2097,7 +2120,7 @@ static void route(struct dm_loop_file *lf, struct bio *bio,
 		}
 		n = r.start + r.len - bio_start(bio);
 		if (op_is_write(bio_op(bio)) && r.state != DM_LOOP_MAPPED)
-			n = min(n, fit_sectors(bio));
+			n = min(n, fit_sectors(lf, bio));
 		piece = n < bio_sectors(bio) ? split_piece(bio, n) : bio;
 		if (piece)
 			send(lf, piece, &r, fills);
@@ -2128,10 +2151,11 @@ struct dm_loop_todo {
 };
 
 /* Most likely it is as map() found it; plan_run() looks. */
-static bool is_fill(const struct dm_loop_io *io, struct bio *bio)
+static bool is_fill(const struct dm_loop_file *lf, const struct dm_loop_io *io,
+		    struct bio *bio)
 {
 	return (io->flags & DM_LOOP_IO_FILL) &&
-	       bio_sectors(bio) <= fit_sectors(bio);
+	       bio_sectors(bio) <= fit_sectors(lf, bio);
 }
 
 static void take_bio(struct dm_loop_file *lf, struct bio *bio,
@@ -2154,7 +2178,7 @@ static void take_bio(struct dm_loop_file *lf, struct bio *bio,
 		bio_list_add(&todo->punches, bio);
 	} else {
 		dm_loop_track(lf, io);
-		bio_list_add(is_fill(io, bio) ? &todo->fills : &todo->data,
+		bio_list_add(is_fill(lf, io, bio) ? &todo->fills : &todo->data,
 			     bio);
 	}
 }
@@ -2409,6 +2433,43 @@ static int sync_file(struct file *file)
 	       blkdev_issue_flush(inode->i_sb->s_bdev);
 }
 
+/* How long a part of a write may be on its way through device-mapper. */
+#define LOST_TIME (30 * HZ)
+
+/**
+ * dm_loop_lost() - what was written may not be on the disk
+ * @lf: the backing file
+ *
+ * Context: Any; does not sleep.
+ */
+void dm_loop_lost(struct dm_loop_file *lf)
+{
+	WRITE_ONCE(lf->lost_told, 0);
+	set_bit(0, &lf->lost);
+}
+
+/*
+ * The filesystem tells an error once, but one bio is not enough: of a write with
+ * PREFLUSH device-mapper makes a flush and a write, and drops the error of the
+ * flush (__dm_io_complete()).  So commits of a journal would go on.  Nothing
+ * shows which flushes are such halves; the other halves fail as well if all do
+ * for a while.  Returns what to tell those for whom a commit ended with @r.
+ */
+static int tell_lost(struct dm_loop_file *lf, int r)
+{
+	unsigned long told = READ_ONCE(lf->lost_told);
+
+	if (!test_bit(0, &lf->lost))
+		return r;
+	if (!told) {
+		WRITE_ONCE(lf->lost_told, jiffies | 1);
+	} else if (time_after(jiffies, told + LOST_TIME)) {
+		clear_bit(0, &lf->lost);
+		return r;
+	}
+	return r ?: -EIO;
+}
+
 /**
  * dm_loop_sync() - commit what the filesystem has done for us
  * @lf: the backing file
@@ -2440,7 +2501,7 @@ int dm_loop_sync(struct dm_loop_file *lf)
 		atomic64_set(&lf->synced, dirtied);
 		direct_again(lf);
 	} else {
-		set_bit(0, &lf->lost);
+		dm_loop_lost(lf);
 	}
 	say_error(lf, r);
 	trace_dm_loop_commit(lf, 0, i_size_read(lf->inode) >> SECTOR_SHIFT, r);
@@ -2513,11 +2574,8 @@ static void dm_loop_flush(struct work_struct *work)
 	}
 	flags = enter_fs();
 	r = dm_loop_sync(lf);
-	/* The filesystem tells it once, and theirs may be among what is lost. */
-	if (r)
-		take_flushes(lf, &bios);
-	if (!bio_list_empty(&bios) && test_and_clear_bit(0, &lf->lost) && !r)
-		r = -EIO;
+	if (!bio_list_empty(&bios))
+		r = tell_lost(lf, r);
 	while ((bio = bio_list_pop(&bios)))
 		end_flush(lf, bio, r);
 	leave_fs(flags);

@@ -481,6 +481,10 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 		dm_loop_defer_sync(lf, bio);
 		return DM_ENDIO_INCOMPLETE;
 	}
+	/* It may be half of a write, see tell_lost(). */
+	if (unlikely(*error) && (bio->bi_opf & REQ_PREFLUSH) &&
+	    !test_bit(0, &lf->lost))
+		dm_loop_lost(lf);
 	end_write(lf, io);
 	give_memcg(io);
 	return DM_ENDIO_DONE;
@@ -553,7 +557,7 @@ static void loop_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	unsigned int blocksize = i_blocksize(lt->lf->inode);
 
 	if (lt->by_file)
-		dm_loop_file_limits(limits, blocksize);
+		dm_loop_file_limits(limits, blocksize, lt->lf->bdev);
 	if (ti->num_discard_bios)
 		dm_loop_discard_limits(limits, blocksize);
 }

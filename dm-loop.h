@@ -149,7 +149,8 @@ enum dm_loop_failed {
  * @next_touch: when the times may be updated next, in jiffies
  * @times_stale: bit 0: written since the times were updated
  * @failed: what is known of errors of the filesystem, enum dm_loop_failed
- * @lost: bit 0: a commit failed that no flush waited for; the next one says so
+ * @lost: bit 0: a commit failed, or a flush; flushes fail, see tell_lost()
+ * @lost_told: since when they do, in jiffies; 0 when none has come yet
  * @mixed: file mode: not all is direct I/O, see begin_cached()
  * @direct_writes: file mode: how many are under way without the lock of the
  *	filesystem, see begin_direct_write()
@@ -216,6 +217,7 @@ struct dm_loop_file {
 	unsigned long times_stale;
 	unsigned long failed;
 	unsigned long lost;
+	unsigned long lost_told;
 	bool mixed;
 	atomic_t direct_writes;
 	spinlock_t todo_lock; /* see above */
@@ -380,6 +382,7 @@ void dm_loop_defer_sync(struct dm_loop_file *lf, struct bio *bio);
 void dm_loop_defer_file(struct dm_loop_file *lf, struct bio *bio);
 int dm_loop_locate(struct dm_loop_file *lf, sector_t start, sector_t end);
 int dm_loop_sync(struct dm_loop_file *lf);
+void dm_loop_lost(struct dm_loop_file *lf);
 void dm_loop_fill_stop(struct dm_loop_file *lf);
 const struct dm_loop_fs *dm_loop_fill_fs(const struct dm_loop_file *lf);
 bool dm_loop_can_fill(struct dm_loop_file *lf);

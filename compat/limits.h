@@ -16,10 +16,19 @@ static inline void dm_loop_discard_limits(struct queue_limits *limits,
 #endif
 }
 
-/* File mode has no device below: what the page cache does well. */
+/*
+ * File mode has no device below: what the page cache does well.  Direct I/O brings
+ * the pages to the disk all the same, and they must not change on the way if it
+ * says so.  (Before 6.11 only device-mapper itself can tell.)
+ */
 static inline void dm_loop_file_limits(struct queue_limits *limits,
-				       unsigned int blocksize)
+				       unsigned int blocksize,
+				       struct block_device *bdev)
 {
+#ifdef BLK_FEAT_STABLE_WRITES
+	if (bdev && bdev_stable_writes(bdev))
+		limits->features |= BLK_FEAT_STABLE_WRITES;
+#endif
 	limits->physical_block_size = max(limits->physical_block_size,
 					  min_t(unsigned int, blocksize,
 						PAGE_SIZE));

@@ -8,6 +8,7 @@
  * fileop hsm FILE                     holds a watch as a storage manager has it
  * fileop nowait-read DEV OFFSET BYTES   RWF_NOWAIT, direct
  * fileop nowait-write DEV OFFSET BYTES  the same, of bytes 0x5a
+ * fileop scattered DEV OFFSET BYTES   writes 0x5a, direct, from pages of which no two are neighbours
  * fileop memory MIB                   fills as much memory, and checks it twice
  * fileop tail FILE                    what a mapping shows behind the end, to stdout
  */
@@ -130,6 +131,31 @@ static int memory(size_t bytes)
 	return 0;
 }
 
+/* One page, seen again and again; and a sector less of the first. */
+static int scattered(const char *path, off_t offset, size_t bytes)
+{
+	size_t pages = bytes / 4096 + 1, i;
+	int mem = memfd_create("page", MFD_CLOEXEC);
+	int fd = open(path, O_WRONLY | O_DIRECT);
+	char *p;
+
+	if (fd < 0)
+		return fail(path);
+	p = mmap(NULL, pages * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+		 -1, 0);
+	if (mem < 0 || ftruncate(mem, 4096) || p == MAP_FAILED)
+		return fail("memory");
+	for (i = 0; i < pages; i++) {
+		if (mmap(p + i * 4096, 4096, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED, mem, 0) == MAP_FAILED)
+			return fail("mmap");
+	}
+	memset(p, 0x5a, 4096);
+	if (pwrite(fd, p + 512, bytes, offset) != (ssize_t)bytes)
+		return fail("pwrite");
+	return 0;
+}
+
 /* The rest of the last page, which must be zeroes. */
 static int tail(const char *path)
 {
@@ -166,6 +192,9 @@ int main(int argc, char **argv)
 		return nowait(argv[2], !strcmp(op, "nowait-write"),
 			      strtoull(argv[3], NULL, 0),
 			      strtoull(argv[4], NULL, 0));
+	if (argc == 5 && !strcmp(op, "scattered"))
+		return scattered(argv[2], strtoull(argv[3], NULL, 0),
+				 strtoull(argv[4], NULL, 0));
 	if (argc == 3 && !strcmp(op, "memory"))
 		return memory(strtoull(argv[2], NULL, 0) << 20);
 	if (argc == 3 && !strcmp(op, "tail"))

@@ -106,6 +106,26 @@ shown "$(basename "$(disk 4k)")"
 dmsetup remove x
 umount /mnt/b
 
+note "sectors larger than a page"
+truncate -s 600M /tmp/large
+loop=$(losetup -f --show -b 16384 /tmp/large 2>"$state/said" || true)
+if [ -n "$loop" ] && mkfs.xfs -q -f -K -b size=16k -s size=16k "$loop" && mkdir -p /mnt/l &&
+	mount "$loop" /mnt/l 2>"$state/said"; then
+	truncate -s 16M /mnt/l/image
+	dev=$(loop_dev x /mnt/l/image)
+	same "sector of the device" "$(blockdev --getss "$dev")" 16384
+	# More pages than a fill has segments: it is cut
+	check "a large write from scattered pages" fileop scattered "$dev" 0 $((1 << 20))
+	check "it was written" cmp -n $((1 << 20)) "$dev" <(head -c $((1 << 20)) /dev/zero | tr '\0' Z)
+	dmsetup remove x
+	umount /mnt/l
+else
+	note "not here: $(<"$state/said")"
+	matches "a kernel that has no such sectors" "$(uname -r)" '^6[.]'
+fi
+[ -z "$loop" ] || losetup -d "$loop"
+rm /tmp/large
+
 note "a partition"
 addpart "$disk" 1 2048 819200
 compare "partition" "${disk}1" /mnt/c

@@ -1,11 +1,47 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DESCRIPTION: what a suspend could not commit, the next flush tells of, and that once
-# TIMEOUT: 120
+# DESCRIPTION: what could not be committed flushes tell of for half a minute, and a filesystem above sees it
+# TIMEOUT: 240
 
 put()
 {
 	xfs_io -d -c "pwrite -q -S 0x5a $(($1 * 4096)) 4096" "$dev"
+}
+
+# Half of a write with PREFLUSH may be on its way for that long.
+goes_on_after_a_while()
+{
+	local began=$SECONDS
+	fails "Input/output error" xfs_io -d -c fsync "$dev"
+	fails "Input/output error" put_fua 2
+	until xfs_io -d -c fsync "$dev" 2>"$state/said"; do
+		[ $((SECONDS - began)) -lt 100 ] || fail "it does not go on"
+		sleep 1
+	done
+	check "after half a minute" test $((SECONDS - began)) -ge 25
+	check "a FUA write" put_fua 2
+}
+
+put_fua()
+{
+	dd if=/dev/zero of="$dev" bs=4096 seek="$1" count=1 oflag=direct,dsync conv=notrunc status=none
+}
+
+# jbd2 commits by a write with PREFLUSH and FUA; device-mapper drops the error of the first half.
+above()
+{
+	mkfs.ext4 -q -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 "$dev"
+	mkdir -p /mnt/above
+	mount "$dev" /mnt/above
+	dd if=/dev/zero of=/mnt/above/data bs=64K count=1 conv=fsync status=none
+	sync -f /mnt/above
+	sync "$image"
+	xfs_io -d -c "pwrite -q -S 0x77 0 64k" /mnt/above/data
+	host_is 0 $size error
+	fails "Input/output error" xfs_io -r -c fsync "$image"
+	host_is 0 $size linear "$disk" 0
+	fails "Input/output error|Read-only" xfs_io -f -c "pwrite -q 0 4k" -c fsync /mnt/above/more
+	umount /mnt/above
 }
 
 disk=$(disk 0)
@@ -15,8 +51,10 @@ make_fs vfat /dev/mapper/host
 mkdir -p /mnt/host
 mount /dev/mapper/host /mnt/host
 image=/mnt/host/image
-dd if=/dev/zero of="$image" bs=1M count=1 conv=fsync status=none
+dd if=/dev/zero of="$image" bs=1M count=24 conv=fsync status=none
 dev=$(loop_dev x "$image")
+check "the first flush is for what others wrote" xfs_io -d -c fsync "$dev"
+same "fsyncs" "$(status_field x fsyncs)" 1
 put 0
 check "a flush" xfs_io -d -c fsync "$dev"
 
@@ -28,10 +66,10 @@ dmsetup suspend x
 check "the kernel log" kmsg_has "cannot commit what was not flushed" "$mark"
 host_is 0 $size linear "$disk" 0
 dmsetup resume x
-fails "Input/output error" xfs_io -d -c fsync "$dev"
-check "once" xfs_io -d -c fsync "$dev"
-put 2
-check "and it goes on" xfs_io -d -c fsync "$dev"
+goes_on_after_a_while
+
+note "a filesystem above"
+above
 dmsetup remove x
 umount /mnt/host
 dmsetup remove host

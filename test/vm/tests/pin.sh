@@ -157,6 +157,20 @@ fails ETXTBSY truncate -s 0 "$ext4/image"
 intact "$ext4/image"
 dmsetup remove p
 
+note "a table that is loaded and taken away, while the device is suspended"
+dev=$(loop_dev p "$ext4/image" 0)
+dmsetup suspend p
+dmsetup create other --notable
+truncate -s $((2 * size)) "$ext4/image"
+dmsetup load other --table "0 8 loop $ext4/image $size"
+fails ETXTBSY truncate -s $size "$ext4/image"
+dmsetup clear other
+check "the file is its owner's again" truncate -s $size "$ext4/image"
+dmsetup resume p
+dmsetup remove other
+intact "$ext4/image"
+dmsetup remove p
+
 # chattr +j asks nobody. It moves no block; but what is filled would go through the journal.
 # (Not with delayed allocation: there it does nothing.)
 note "a journal of the data, while it is attached"
