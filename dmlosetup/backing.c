@@ -102,7 +102,7 @@ int copy_mode(int from, int to, mode_t mode)
 	n = fgetxattr(from, acl, value, sizeof(value));
 	if (n < 0 && errno != ERANGE)
 		return fchmod(to, mode) ? -errno : 0;
-	if (fchmod(to, mode & ~(mode_t)S_IRWXG))
+	if (fchmod(to, mode & ~(mode_t)0070))
 		return -errno;
 	if (n < 0 || fsetxattr(to, acl, value, n, 0))
 		note("the new file has not the ACL of the old one");

@@ -8,7 +8,7 @@
  * fileop hsm FILE                     holds a watch as a storage manager has it
  * fileop nowait-read DEV OFFSET BYTES   RWF_NOWAIT, direct
  * fileop nowait-write DEV OFFSET BYTES  the same, of bytes 0x5a
- * fileop scattered DEV OFFSET BYTES   writes 0x5a, direct, from pages of which no two are neighbours
+ * fileop scattered DEV OFFSET BYTES   writes 0x5a, direct, from pages that are no neighbours
  * fileop memory MIB                   fills as much memory, and checks it twice
  * fileop tail FILE                    what a mapping shows behind the end, to stdout
  */
