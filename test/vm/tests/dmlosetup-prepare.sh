@@ -2,7 +2,9 @@
 # shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
 # LONG: writes files whole
 # DESCRIPTION: dmlosetup --prepare makes any file fully written and keeps its content
-# TIMEOUT: 300
+# TIMEOUT: 400
+
+# shellcheck disable=SC2154 # state is set in lib.sh
 
 sparse()
 {

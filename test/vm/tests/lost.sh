@@ -3,6 +3,8 @@
 # DESCRIPTION: what could not be committed flushes tell of for half a minute, and a filesystem above sees it
 # TIMEOUT: 240
 
+# shellcheck disable=SC2154 # state is set in lib.sh
+
 put()
 {
 	xfs_io -d -c "pwrite -q -S 0x5a $(($1 * 4096)) 4096" "$dev"
