@@ -109,8 +109,9 @@ static int write_clone(const struct loop_device *dev, const char *file, int to)
 	if (!err)
 		err = sync_folder(file);
 	if (err == -ETXTBSY) {
-		complain("cannot take a snapshot of %s: another device uses its file, or its filesystem is frozen",
-			 shown(dev->id.node));
+		complain("cannot take a snapshot of %s: %s",
+			 shown(dev->id.node),
+			 "another device uses its file, or its filesystem is frozen");
 		return TOLD;
 	}
 	if (err) {
