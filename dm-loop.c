@@ -481,9 +481,9 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 		dm_loop_defer_sync(lf, bio);
 		return DM_ENDIO_INCOMPLETE;
 	}
-	/* It may be half of a write, see tell_lost(). */
-	if (unlikely(*error) && (bio->bi_opf & REQ_PREFLUSH) &&
-	    !test_bit(0, &lf->lost))
+	/* It may be half of a write, see tell_lost(); or comes again. */
+	if (unlikely(*error) && *error != BLK_STS_DM_REQUEUE &&
+	    (bio->bi_opf & REQ_PREFLUSH) && !test_bit(0, &lf->lost))
 		dm_loop_lost(lf);
 	end_write(lf, io);
 	give_memcg(io);

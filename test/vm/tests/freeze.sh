@@ -98,6 +98,20 @@ freeze()
 	wait "$writer"
 	check "then it is done" has 5 1
 
+	# It comes again at the resume, which is no error.
+	note "suspend without flush, with a flush that waits"
+	xfs_io -d -c "pwrite -q 7m 4k" "$dev"
+	fsfreeze -f "$2"
+	xfs_io -d -c fsync "$dev" &
+	writer=$!
+	sleep 0.3
+	check "the flush waits" kill -0 "$writer"
+	check "suspend does not hang" timeout 20 dmsetup suspend --noflush x
+	check "nor does resume" timeout 20 dmsetup resume x
+	fsfreeze -u "$2"
+	check "then it is done" wait "$writer"
+	check "and the next one" xfs_io -d -c fsync "$dev"
+
 	note "a device with mapped"
 	written_file "$2/mapped" $((1 << 20))
 	loop_dev m "$2/mapped" 0 mapped >/dev/null
