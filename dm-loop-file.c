@@ -703,8 +703,9 @@ static int pin(struct dm_loop_file *lf, const struct dm_loop_target *lt,
 	lf->chunk = choose_chunk(lf, lt);
 	lf->aops = lf->file->f_mapping->a_ops;
 	lf->failed = 0;
-	/* Bios may have waited for this. */
-	lf->lost_told = 0;
+	/* Halves of writes may have waited for this. */
+	if (lf->lost)
+		dm_loop_lost(lf);
 	r = map_file(lf, lt, why);
 	if (!r)
 		lf->mode = DM_LOOP_MODE_MAPPED;
@@ -788,6 +789,13 @@ static void release(struct dm_loop_file *lf)
 	}
 }
 
+/* Called with lf->lock, wherever a target or its pin goes. */
+static void release_idle(struct dm_loop_file *lf)
+{
+	if (!lf->active)
+		release(lf);
+}
+
 static void put_file_object(struct dm_loop_file *lf);
 
 static void release_work(struct work_struct *work)
@@ -796,8 +804,7 @@ static void release_work(struct work_struct *work)
 					       struct dm_loop_file, release);
 
 	mutex_lock(&lf->lock);
-	if (!lf->active)
-		release(lf);
+	release_idle(lf);
 	mutex_unlock(&lf->lock);
 	put_file_object(lf);
 }
@@ -1053,8 +1060,7 @@ static int attach(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	r = pin_for(lt, lf, why);
 	if (r) {
 		list_del(&lt->node);
-		if (list_empty(&lf->targets))
-			release(lf);
+		release_idle(lf);
 		return r;
 	}
 	lt->by_file = lf->mode == DM_LOOP_MODE_FILE;
@@ -1094,8 +1100,8 @@ static int lookup_and_attach(struct dm_loop_target *lt, const struct path *path,
 	 * suspend that begins now finds @lt: see dm_loop_file_release_idle().
 	 */
 	mutex_lock(&lf->lock);
-	if (!lf->active && dm_suspended(lt->ti))
-		release(lf);
+	if (dm_suspended(lt->ti))
+		release_idle(lf);
 	mutex_unlock(&lf->lock);
 	return 0;
 }
@@ -1149,8 +1155,7 @@ void dm_loop_file_detach(struct dm_loop_target *lt)
 	mutex_lock(&lf->lock);
 	list_del(&lt->node);
 	/* It may have been the one that was loaded beside others, suspended. */
-	if (!lf->active)
-		release(lf);
+	release_idle(lf);
 	mutex_unlock(&lf->lock);
 	put_file_object(lf);
 }
@@ -1258,8 +1263,7 @@ void dm_loop_file_undo_resume(struct dm_target *ti)
 			if (lt->ti->table == ti->table)
 				deactivate(lt, lf);
 		/* One whose turn had not come was pinned by the load. */
-		if (!lf->active)
-			release(lf);
+		release_idle(lf);
 		mutex_unlock(&lf->lock);
 		put_file_object(lf);
 	}
@@ -1282,8 +1286,7 @@ void dm_loop_file_release_idle(struct dm_target *ti)
 
 	for (n = 0; (lf = get_file_of(md, n)); n++) {
 		mutex_lock(&lf->lock);
-		if (!lf->active)
-			release(lf);
+		release_idle(lf);
 		mutex_unlock(&lf->lock);
 		put_file_object(lf);
 	}

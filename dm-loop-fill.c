@@ -645,6 +645,16 @@ static struct dm_loop_run *make_run(struct dm_loop_file *lf,
 	return run;
 }
 
+/*
+ * After chattr +j writes go to the journal, which would bring them to the disk
+ * over later ones of ours.  To be asked before a write, for a good error, and
+ * after, as it may have waited for chattr.
+ */
+static bool has_same_aops(const struct dm_loop_file *lf)
+{
+	return lf->inode->i_mapping->a_ops == lf->aops;
+}
+
 /* The bio ran into an error in company: see whether it is its own fault. */
 static int write_alone(struct dm_loop_file *lf, struct bio *bio)
 {
@@ -652,7 +662,7 @@ static int write_alone(struct dm_loop_file *lf, struct bio *bio)
 	struct kiocb iocb;
 	ssize_t n = 1;
 
-	if (lf->inode->i_mapping->a_ops != lf->aops)
+	if (!has_same_aops(lf))
 		return -EIO;
 	bio_to_iter(bio, ITER_SOURCE, &iter);
 	init_sync_kiocb(&iocb, lf->file);
@@ -690,8 +700,7 @@ static int promote(struct dm_loop_file *lf, const struct dm_loop_range *ext,
 	}
 	/* Before the table: a FUA write may find the blocks there at once. */
 	need_fsync(lf);
-	/* chattr +j may have come before the write: it would be in the journal. */
-	if (!lf->fs->prepare && lf->inode->i_mapping->a_ops != lf->aops)
+	if (!has_same_aops(lf))
 		return -EIO;
 	dm_loop_count(lf, DM_LOOP_PROMOTES);
 	if (ext->state != DM_LOOP_HOLE)
@@ -801,7 +810,7 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 		end_later(lf, bio, r, done);
 	}
 	/* A part of what could not be written may have got blocks. */
-	if (failed && !lf->fs->prepare && lf->inode->i_mapping->a_ops == lf->aops) {
+	if (failed && !lf->fs->prepare && has_same_aops(lf)) {
 		write_back(lf, plan->start, plan->end);
 		need_fsync(lf);
 		relocate(lf, plan->start, plan->end);
@@ -894,8 +903,7 @@ static void fill_round(struct dm_loop_file *lf, struct bio_list *fills,
 
 static bool ext_supported(struct dm_loop_file *lf)
 {
-	return lf->file->f_op->write_iter && !lf->swapfile &&
-	       lf->inode->i_mapping->a_ops == lf->aops;
+	return lf->file->f_op->write_iter && !lf->swapfile && has_same_aops(lf);
 }
 
 static int ext_locate(struct dm_loop_file *lf, sector_t sector,
@@ -927,7 +935,7 @@ static void ext_submit(struct dm_loop_run *run)
 	struct iov_iter iter;
 	ssize_t n;
 
-	if (run->lf->inode->i_mapping->a_ops != run->lf->aops) {
+	if (!has_same_aops(run->lf)) {
 		run_done(run, -EIO);
 		return;
 	}
@@ -2444,8 +2452,7 @@ static int sync_file(struct file *file)
  */
 void dm_loop_lost(struct dm_loop_file *lf)
 {
-	WRITE_ONCE(lf->lost_told, 0);
-	set_bit(0, &lf->lost);
+	WRITE_ONCE(lf->lost, DM_LOOP_LOST_UNTOLD);
 }
 
 /*
@@ -2457,16 +2464,16 @@ void dm_loop_lost(struct dm_loop_file *lf)
  */
 static int tell_lost(struct dm_loop_file *lf, int r)
 {
-	unsigned long told = READ_ONCE(lf->lost_told);
+	unsigned long lost = READ_ONCE(lf->lost);
 
-	if (!test_bit(0, &lf->lost))
+	if (!lost)
 		return r;
-	if (!told) {
-		WRITE_ONCE(lf->lost_told, jiffies | 1);
-	} else if (time_after(jiffies, told + LOST_TIME)) {
-		clear_bit(0, &lf->lost);
+	/* Neither 0 nor untold; and more may be lost just now, which stays. */
+	if (lost == DM_LOOP_LOST_UNTOLD)
+		cmpxchg(&lf->lost, lost, jiffies | 2);
+	else if (time_after(jiffies, lost + LOST_TIME) &&
+		 cmpxchg(&lf->lost, lost, 0) == lost)
 		return r;
-	}
 	return r ?: -EIO;
 }
 

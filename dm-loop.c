@@ -483,8 +483,8 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 	}
 	/* It may be half of a write, see tell_lost(); or comes again. */
 	if (unlikely(*error) && *error != BLK_STS_DM_REQUEUE &&
-	    (bio->bi_opf & REQ_PREFLUSH) && !test_bit(0, &lf->lost))
-		dm_loop_lost(lf);
+	    (bio->bi_opf & REQ_PREFLUSH))
+		cmpxchg(&lf->lost, 0, DM_LOOP_LOST_UNTOLD);
 	end_write(lf, io);
 	give_memcg(io);
 	return DM_ENDIO_DONE;

@@ -149,8 +149,8 @@ enum dm_loop_failed {
  * @next_touch: when the times may be updated next, in jiffies
  * @times_stale: bit 0: written since the times were updated
  * @failed: what is known of errors of the filesystem, enum dm_loop_failed
- * @lost: bit 0: a commit failed, or a flush; flushes fail, see tell_lost()
- * @lost_told: since when they do, in jiffies; 0 when none has come yet
+ * @lost: a commit or a flush failed, and so flushes fail, see tell_lost(): since
+ *	when, in jiffies; DM_LOOP_LOST_UNTOLD when none has come yet; or 0
  * @mixed: file mode: not all is direct I/O, see begin_cached()
  * @direct_writes: file mode: how many are under way without the lock of the
  *	filesystem, see begin_direct_write()
@@ -217,7 +217,6 @@ struct dm_loop_file {
 	unsigned long times_stale;
 	unsigned long failed;
 	unsigned long lost;
-	unsigned long lost_told;
 	bool mixed;
 	atomic_t direct_writes;
 	spinlock_t todo_lock; /* see above */
@@ -233,6 +232,9 @@ struct dm_loop_file {
 	struct list_head pending;
 	atomic64_t counts[DM_LOOP_NR_COUNTS];
 };
+
+/* No time that lf->lost could have */
+#define DM_LOOP_LOST_UNTOLD 1
 
 /* A guess is not worth more memory: 8 MiB. */
 #define DM_LOOP_HINT_LEAVES 8192
@@ -346,7 +348,7 @@ static inline void dm_loop_track(struct dm_loop_file *lf, struct dm_loop_io *io)
 static inline bool dm_loop_needs_sync(const struct dm_loop_file *lf)
 {
 	return atomic64_read(&lf->dirtied) != atomic64_read(&lf->synced) ||
-	       test_bit(0, &lf->lost);
+	       READ_ONCE(lf->lost);
 }
 
 /* dm-loop.c */
