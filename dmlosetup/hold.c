@@ -473,7 +473,7 @@ int hold_load_params(const struct hold *h, char *params)
 	line.params = params;
 	err = dm_load(h->old.id.name, &line, 1, h->old.read_only);
 	/* from here on the guard would resume with it too; had it before? */
-	return err ? err : guard_ask(&h->guard);
+	return err ? err : hold_ask(h);
 }
 
 static void complain_resume(const struct hold *h, int err)

@@ -430,6 +430,21 @@ trace_end()
 	echo 0 >/sys/kernel/tracing/tracing_on
 }
 
+# soon TEXT COMMAND...: must be true within ten seconds, or what these are in a slow guest.
+soon()
+{
+	local text=$1 try
+	shift
+	for ((try = 0; try < 100 * ${DMLOOP_TIME_FACTOR:-1}; try++)); do
+		if "$@"; then
+			printf 'ok: %s\n' "$text" >&2
+			return
+		fi
+		sleep 0.1
+	done
+	fail "$text: not after ten seconds ($*)"
+}
+
 # host_is TABLE...: of the device host, from now on; what is mounted on it writes nothing back before
 host_is()
 {

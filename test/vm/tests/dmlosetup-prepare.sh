@@ -68,21 +68,6 @@ prepare()
 	cd /
 }
 
-# soon TEXT COMMAND...: within ten seconds
-soon()
-{
-	local text=$1 try
-	shift
-	for ((try = 0; try < 100 * ${DMLOOP_TIME_FACTOR:-1}; try++)); do
-		if "$@"; then
-			printf 'ok: %s\n' "$text" >&2
-			return
-		fi
-		sleep 0.1
-	done
-	fail "$text: not after ten seconds"
-}
-
 has_blocks() { [ "$(stat -c %b "$1")" -gt 0 ]; }
 
 # On x86 that is its number.

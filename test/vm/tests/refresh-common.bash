@@ -17,21 +17,6 @@ within()
 	return "$status"
 }
 
-# soon TEXT COMMAND...: must be true within ten seconds, or what these are in a slow guest.
-soon()
-{
-	local text=$1 try
-	shift
-	for ((try = 0; try < 100 * ${DMLOOP_TIME_FACTOR:-1}; try++)); do
-		if "$@"; then
-			printf 'ok: %s\n' "$text" >&2
-			return
-		fi
-		sleep 0.1
-	done
-	fail "$text: not after ten seconds ($*)"
-}
-
 # state_of NAME: Active or Suspended
 state_of()
 {
