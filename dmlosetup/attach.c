@@ -187,9 +187,9 @@ static void plan_free(struct plan *plan)
 	free(plan->params);
 }
 
-static bool undo_create(void *arg, bool gone)
+static bool undo_create(void *arg, enum guard_when when)
 {
-	(void)gone;
+	(void)when;
 	dm_undo_create(arg);
 	return true;
 }

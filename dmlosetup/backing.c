@@ -99,6 +99,8 @@ int copy_mode(int from, int to, mode_t mode)
 	char value[4096];
 	ssize_t n;
 
+	/* one that its folder has given it */
+	fremovexattr(to, acl);
 	n = fgetxattr(from, acl, value, sizeof(value));
 	if (n < 0 && errno != ERANGE)
 		return fchmod(to, mode) ? -errno : 0;
@@ -106,20 +108,32 @@ int copy_mode(int from, int to, mode_t mode)
 		return -errno;
 	if (n < 0 || fsetxattr(to, acl, value, n, 0))
 		note("the new file has not the ACL of the old one");
+	/* the ACL says who, @mode may say less than it does */
+	else if (fchmod(to, mode))
+		return -errno;
 	return 0;
 }
 
-/* What is in the folder of @file. */
+/* What is in the folder of @file, where there is a way to do it. */
 int sync_folder(const char *file)
 {
 	char *copy = xstrdup(file);
 	int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int err = 0;
 
-	if (fd < 0 || fsync(fd))
+	if ((fd < 0 && errno != EACCES) || (fd >= 0 && fsync(fd) && errno != EINVAL))
 		err = -errno;
 	if (fd >= 0)
 		close(fd);
 	free(copy);
 	return err;
+}
+
+/* Is that file there, and no other? */
+bool is_at(const char *path, const struct stat *st)
+{
+	struct stat is;
+
+	return !lstat(path, &is) && is.st_dev == st->st_dev &&
+	       is.st_ino == st->st_ino;
 }

@@ -55,8 +55,26 @@ static int check_others(const struct change *c)
 	return err;
 }
 
-/* The content must end before the device does. */
-static int check_shrink(const void *arg)
+/* @err, @size, @what: of content_size() */
+static int check_content(const struct change *c, int err, uint64_t size,
+			 const char *what)
+{
+	const char *node = shown(c->dev->id.node);
+
+	if (err && err != -ENODATA) {
+		complain_errno(err, "cannot shrink %s: cannot read it", node);
+		return TOLD;
+	}
+	if (what && size > c->sectors << SECTOR_SHIFT) {
+		complain("cannot shrink %s: the %s on it has %ju bytes; shrink that first",
+			 node, what, (uintmax_t)size);
+		return TOLD;
+	}
+	return 0;
+}
+
+/* The content must end before the device does; @own_opens: how often we have it open. */
+static int check_shrink(const void *arg, int own_opens)
 {
 	const struct change *c = arg;
 	const char *node = shown(c->dev->id.node);
@@ -69,17 +87,13 @@ static int check_shrink(const void *arg)
 	if (err)
 		return TOLD;
 	err = content_size(c->dev, &size, &what);
-	if (err && err != -ENODATA) {
-		complain_errno(err, "cannot shrink %s: cannot read it", node);
-		return TOLD;
-	}
-	if (what && size > c->sectors << SECTOR_SHIFT) {
-		complain("cannot shrink %s: the %s on it has %ju bytes; shrink that first",
-			 node, what, (uintmax_t)size);
-		return TOLD;
-	}
+	err = check_content(c, err, size, what);
+	if (err)
+		return err;
 	/* what is stacked on it may need more than what the first blocks say */
 	user = what ? device_holder(c->dev) : device_user(c->dev);
+	if (!user && !what)
+		user = device_opener(c->dev, own_opens);
 	if (user) {
 		complain("cannot shrink %s: %s, and how much it needs is not known",
 			 node, user);
@@ -127,7 +141,7 @@ static int plan_change(const struct options *opts, struct change *c)
 		return TOLD;
 	}
 	c->shrink = true;
-	return check_shrink(c);
+	return check_shrink(c, 0);
 }
 
 static int write_zeroes(const struct hold *h, int fd, uint64_t pos,
@@ -263,9 +277,16 @@ static int cut_file(const struct change *c)
  */
 static int change_held(const struct hold *h, const struct change *c)
 {
-	int err;
+	const char *what;
+	uint64_t size;
+	int err = 0;
 
-	err = add_to_file(h, c);
+	if (c->shrink) {
+		err = content_size_held(c->dev, &size, &what);
+		err = check_content(c, err, size, what);
+	}
+	if (!err)
+		err = add_to_file(h, c);
 	if (err)
 		return err;
 	err = hold_load(h, c->sectors);
@@ -290,7 +311,7 @@ static int apply(const struct change *c)
 	if (err)
 		return err;
 	err = change_held(&h, c);
-	if (err) {
+	if (err && err != TOLD) {
 		reason = kmsg_reason(h.kmsg, c->dev->id.major, c->dev->id.minor,
 				     c->dev->table.path);
 		complain("cannot resize %s: %s (%s)%s", shown(node),

@@ -84,6 +84,7 @@ extern bool verbose;
 
 void complain(const char *fmt, ...) __printf(1, 2);
 void complain_errno(int err, const char *fmt, ...) __printf(2, 3);
+void flush_report(void);
 void note(const char *fmt, ...) __printf(1, 2);
 void messages_keep(void);
 void messages_show(void);
@@ -91,6 +92,7 @@ const char *shown(const char *s);
 const char *human(uint64_t bytes);
 void *xcalloc(size_t n, size_t size);
 char *xstrdup(const char *s);
+void *xaligned(size_t size);
 char *xasprintf(const char *fmt, ...) __printf(1, 2);
 const char *load_advice(int err, bool known);
 
@@ -191,24 +193,28 @@ struct guard {
 	int fd;
 	pid_t pid;
 	const char *path;	/* of the file that it may have to open */
-	bool has_file;
 };
 
-/*
- * @gone: nor is the parent in a system call any more. Returns whether all is undone;
- * if not, it is called again when the parent is gone.
- */
-typedef bool guard_undo_fn(void *arg, bool gone);
+/* When the guard undoes a change, and may do so again. */
+enum guard_when {
+	PARENT_GONE,		/* nor is it in a system call any more */
+	PARENT_HANGS,		/* and may go on with what it is at */
+	PARENT_GONE_LATE,	/* gone now; what it was at came after the undo */
+};
+
+/* Returns whether all is undone. */
+typedef bool guard_undo_fn(void *arg, enum guard_when when);
 
 int guard_start(struct guard *g, guard_undo_fn *undo, void *arg, bool lock);
 int guard_keep(const struct guard *g);
 int guard_ask(const struct guard *g);
-int guard_open(struct guard *g);
-void guard_close(struct guard *g);
+int guard_open(const struct guard *g);
+void guard_resume(const struct guard *g);
 void guard_done(struct guard *g);
 void guard_init(int argc, char **argv);
 void signals_hold(void);
 bool signals_pending(void);
+void signals_forget(void);
 void signals_release(void);
 
 /* backing.c: the regular file */
@@ -223,6 +229,7 @@ int backing_open(const char *file, struct backing *b);
 void backing_close(struct backing *b);
 int copy_mode(int from, int to, mode_t mode);
 int sync_folder(const char *file);
+bool is_at(const char *path, const struct stat *st);
 
 /* device.c: a dm-loop device as users see it */
 struct loop_device {
@@ -263,7 +270,8 @@ struct hold {
 	size_t nr_lines;
 	uint64_t old_size;	/* of the file, in bytes */
 	uint64_t new_size;	/* the same, unless it is being resized */
-	int (*check)(const void *arg);	/* before it is suspended, with the locks */
+	/* before it is suspended, with the locks; how often we have it open */
+	int (*check)(const void *arg, int own_opens);
 	const void *arg;
 	bool suspended;
 	double since;
@@ -280,7 +288,8 @@ int hold_begin(struct hold *h, const struct loop_device *dev);
 int hold_begin_refresh(struct hold *h, const struct loop_device *dev);
 int hold_begin_resize(struct hold *h, const struct loop_device *dev,
 		      uint64_t old_size, uint64_t new_size,
-		      int (*check)(const void *arg), const void *arg);
+		      int (*check)(const void *arg, int own_opens),
+		      const void *arg);
 int hold_file(struct hold *h);
 int hold_keep(const struct hold *h);
 int hold_ask(const struct hold *h);
@@ -292,10 +301,13 @@ int hold_end(struct hold *h, int err);
 /* fssize.c */
 int content_size(const struct loop_device *dev, uint64_t *size,
 		 const char **what);
+int content_size_held(const struct loop_device *dev, uint64_t *size,
+		      const char **what);
 
 /* use.c */
 char *device_holder(const struct loop_device *dev);
 char *device_user(const struct loop_device *dev);
+char *device_opener(const struct loop_device *dev, int own_opens);
 char *device_mountpoint(const struct loop_device *dev);
 bool stacked_on(const struct dm_id *id, dev_t dev_nr);
 

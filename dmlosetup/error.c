@@ -64,6 +64,14 @@ void complain(const char *fmt, ...)
 	va_end(ap);
 }
 
+/* What was done stays done when this cannot be told. */
+void flush_report(void)
+{
+	if (fflush(stdout))
+		complain("done, but standard output cannot be written: %s",
+			 strerror(errno));
+}
+
 void complain_errno(int err, const char *fmt, ...)
 {
 	va_list ap;
@@ -145,6 +153,16 @@ static void *checked(void *p)
 void *xcalloc(size_t n, size_t size)
 {
 	return checked(calloc(n, size));
+}
+
+/* For direct I/O, whatever the disk's sectors are. */
+void *xaligned(size_t size)
+{
+	void *p;
+
+	if (posix_memalign(&p, 65536, size))
+		p = NULL;
+	return checked(p);
 }
 
 char *xstrdup(const char *s)

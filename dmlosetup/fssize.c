@@ -99,17 +99,27 @@ static uint64_t mounted_size(const char *where)
 	return size;
 }
 
-static int read_head(const char *node, unsigned char *head, size_t size)
+/* What begins at byte @pos. */
+static int content_at(const char *path, int flags, uint64_t pos,
+		      uint64_t *size, const char **what)
 {
-	int fd = open(node, O_RDONLY | O_CLOEXEC);
-	ssize_t n;
+	const size_t head_size = 128 << 10;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
+	unsigned char *head;
+	int err = 0;
 
+	*what = NULL;
+	*size = 0;
 	if (fd < 0)
 		return -errno;
-	memset(head, 0, size);
-	n = pread(fd, head, size, 0);
+	head = xaligned(head_size);
+	if (pread(fd, head, head_size, (off_t)pos) < 0)
+		err = -errno;
+	else if (!superblock(head, size, what))
+		err = -ENODATA;
 	close(fd);
-	return n < 0 ? -errno : 0;
+	free(head);
+	return err;
 }
 
 /*
@@ -118,20 +128,25 @@ static int read_head(const char *node, unsigned char *head, size_t size)
 int content_size(const struct loop_device *dev, uint64_t *size,
 		 const char **what)
 {
-	const size_t head_size = 128 << 10;
-	unsigned char *head = xcalloc(1, head_size);
 	char *where = device_mountpoint(dev);
 	uint64_t mounted = where ? mounted_size(where) : 0;
 	int err;
 
-	*what = NULL;
-	*size = 0;
-	err = read_head(dev->id.node, head, head_size);
-	if (!err && !superblock(head, size, what))
-		err = -ENODATA;
+	/* past the page cache: what others have read may be older than what is there */
+	err = content_at(dev->id.node, O_DIRECT, 0, size, what);
 	if (mounted > *size)
 		*size = mounted;
 	free(where);
-	free(head);
 	return err;
+}
+
+/*
+ * The same of a device that is suspended, by its file. A filesystem on it is frozen,
+ * wherever it is mounted, and has written its superblock.
+ */
+int content_size_held(const struct loop_device *dev, uint64_t *size,
+		      const char **what)
+{
+	return content_at(dev->table.path, O_NONBLOCK, dev->table.offset, size,
+			  what);
 }

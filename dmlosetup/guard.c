@@ -8,7 +8,8 @@
  * again before the time is over: should it hang, it is killed, as it may have open
  * for writing what the kernel is to take, and could go on while it is undone. An
  * 'a' is answered, as long as the undo has not begun; so is an 'o', by which a file
- * is opened for writing until a 'c' or the undo.
+ * is opened for writing until a 'c' or the undo. A 'c' says, too, that the parent
+ * resumes the device, for as long as that takes: to kill it then would help nobody.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +22,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "dmlosetup.h"
@@ -105,14 +107,19 @@ static char open_writable(const char *path, int *file)
 	return *file < 0 && errno == ETXTBSY ? 'b' : 'a';
 }
 
-/* Returns 'd' when all is done, 0 when the parent is gone, -1 when it hangs. */
-static int wait_done(int fd, const char *path)
+/*
+ * Returns 'd' when all is done, 0 when the parent is gone, -1 when it hangs. Sets
+ * @resumes when it was about to resume the device.
+ */
+static int wait_done(int fd, const char *path, bool *resumes)
 {
 	int timeout = -1, file = -1, byte;
 	char answer;
 
+	*resumes = false;
 	while ((byte = next_byte(fd, timeout)) > 0 && byte != 'd') {
 		answer = 'a';
+		*resumes = byte == 'c';
 		if (byte == 'o')
 			answer = open_writable(path, &file);
 		if (byte == 'c' && file >= 0) {
@@ -145,7 +152,7 @@ static void guard_run(const struct guard *g, int fd, pid_t parent,
 		      guard_undo_fn *undo, void *arg, bool lock)
 {
 	struct sigaction ignore = { .sa_handler = SIG_IGN };
-	bool gone = true;
+	bool gone = true, resumes, undone;
 	int sig, byte;
 
 	setsid();
@@ -159,17 +166,18 @@ static void guard_run(const struct guard *g, int fd, pid_t parent,
 		mlockall(MCL_CURRENT | MCL_FUTURE);
 	if (chdir("/") || write(fd, "r", 1) != 1)
 		_exit(EXIT_FAILURE);
-	byte = wait_done(fd, g->path);
+	byte = wait_done(fd, g->path, &resumes);
 	if (byte == 'd')
 		_exit(EXIT_SUCCESS);
 	if (byte < 0) {
-		if (getppid() == parent)
+		if (!resumes && getppid() == parent)
 			kill(parent, SIGKILL);
-		gone = wait_gone(fd, DIE_MS);
+		gone = wait_gone(fd, resumes ? 0 : DIE_MS);
 	}
-	if (!undo(arg, gone) && !gone) {
+	undone = undo(arg, gone ? PARENT_GONE : PARENT_HANGS);
+	if (!gone) {
 		wait_gone(fd, -1);
-		undo(arg, true);
+		undo(arg, undone ? PARENT_GONE_LATE : PARENT_GONE);
 	}
 	_exit(EXIT_SUCCESS);
 }
@@ -245,20 +253,18 @@ int guard_ask(const struct guard *g)
 
 /*
  * The guard opens g->path for writing, if anybody may write to it; until
- * guard_close() or the undo nobody can resume a device on that file. -ETXTBSY: one
+ * guard_resume() or the undo nobody can resume a device on that file. -ETXTBSY: one
  * that is on it is active, or a frozen filesystem has not got it back yet.
  */
-int guard_open(struct guard *g)
+int guard_open(const struct guard *g)
 {
-	g->has_file = true;
 	return tell(g, "o");
 }
 
-void guard_close(struct guard *g)
+/* What comes now is the resume, which may take its time. */
+void guard_resume(const struct guard *g)
 {
-	if (g->has_file)
-		tell(g, "c");
-	g->has_file = false;
+	tell(g, "c");
 }
 
 static sigset_t held, before;
@@ -286,6 +292,15 @@ bool signals_pending(void)
 	return !sigpending(&pending) &&
 	       (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) ||
 		sigismember(&pending, SIGHUP) || sigismember(&pending, SIGQUIT));
+}
+
+/* What came while it was blocked came too late to stop anything. */
+void signals_forget(void)
+{
+	const struct timespec none = { 0 };
+
+	while (sigtimedwait(&held, NULL, &none) > 0)
+		;
 }
 
 void signals_release(void)

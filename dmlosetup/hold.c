@@ -23,7 +23,9 @@
 #define GUARD_TRIES	64
 #define OWN_TRIES	9
 #define SYNC_STEP	16777216
-#define SAY_AFTER	200
+/* seconds */
+#define SAY_AFTER	2
+#define GIVE_UP_AFTER	60
 
 double now(void)
 {
@@ -48,16 +50,24 @@ static int try_lock(const char *path)
 	return -err;
 }
 
-/* Returns 0 to try again after a moment. */
-static int wait_for_lock(const char *path, unsigned int n)
+/*
+ * Returns 0 to try again after a moment. Not for ever: whoever may read a file can
+ * lock it.
+ */
+static int wait_for_lock(const char *path, double began, bool *said)
 {
 	const struct timespec pause = { .tv_nsec = FIRST_PAUSE };
+	double waited = now() - began;
 
 	if (signals_pending())
 		return -EINTR;
-	if (n == SAY_AFTER)
-		complain("waiting for another command that has %s locked",
+	if (waited > GIVE_UP_AFTER)
+		return -EBUSY;
+	if (waited > SAY_AFTER && !*said) {
+		*said = true;
+		complain("waiting for another program that has %s locked",
 			 shown(path));
+	}
 	nanosleep(&pause, NULL);
 	return 0;
 }
@@ -65,17 +75,18 @@ static int wait_for_lock(const char *path, unsigned int n)
 /*
  * One dmlosetup at a time has a device suspended: the end of another would
  * resume it under the first. The guard has the lock too, until it is done.
- * Returns a descriptor or a negative errno. May wait, as long as no signal came.
+ * Returns a descriptor or a negative errno. May wait a minute.
  */
 int device_lock(const struct loop_device *dev)
 {
-	unsigned int n = 0;
+	double began = now();
+	bool said = false;
 	int fd, err = 0;
 
 	do {
 		fd = try_lock(dev->id.node);
 		if (fd == -EWOULDBLOCK)
-			err = wait_for_lock(dev->id.node, ++n);
+			err = wait_for_lock(dev->id.node, began, &said);
 	} while (fd == -EWOULDBLOCK && !err);
 	return err ? err : fd;
 }
@@ -130,7 +141,8 @@ static int lock_files(struct hold *h)
 {
 	struct loop_device *lines = NULL;
 	const char *busy;
-	unsigned int n = 0;
+	double began = now();
+	bool said = false;
 	size_t nr = 0;
 	int err;
 
@@ -138,7 +150,7 @@ static int lock_files(struct hold *h)
 	if (!err) {
 		h->file_locks = xcalloc(nr, sizeof(*h->file_locks));
 		while (!err && try_lock_files(h, lines, nr, &busy))
-			err = wait_for_lock(busy, ++n);
+			err = wait_for_lock(busy, began, &said);
 	}
 	device_free(lines, nr);
 	return err;
@@ -234,7 +246,7 @@ static int settle_size(const struct hold *h, const struct dm_state *is)
 }
 
 /* In the guard. The device may be another one of the same name by now. */
-static bool undo_hold(void *arg, bool gone)
+static bool undo_hold(void *arg, enum guard_when when)
 {
 	const struct hold *h = arg;
 	struct dm_state is;
@@ -243,12 +255,13 @@ static bool undo_hold(void *arg, bool gone)
 	if (!dm_read(h->old.id.name, true, &is) &&
 	    is.id.major == h->old.id.major && is.id.minor == h->old.id.minor &&
 	    !strcmp(is.id.uuid, h->old.id.uuid)) {
-		if (is.suspended) {
+		if (is.suspended && when != PARENT_GONE_LATE) {
 			/* a resume may be under way, which has taken the table */
-			if (gone)
+			if (when == PARENT_GONE)
 				settle_size(h, &is);
 			done = resume(h);
 		} else if (is.inactive_table && !h->old.inactive_table) {
+			/* one that it has loaded and not resumed */
 			dm_clear(is.id.name);
 		}
 	}
@@ -282,10 +295,17 @@ static int suspend(struct hold *h)
 	return guard_keep(&h->guard);
 }
 
-/*
- * What was planned with @dev may not be right any more. A table that somebody
- * has loaded is not ours to take or to clear.
- */
+/* A table that somebody has loaded for an active device is not ours to take or to clear. */
+static int check_staged(const struct hold *h)
+{
+	if (h->old.suspended || !h->old.inactive_table)
+		return 0;
+	complain("nothing is changed on %s: a table is loaded for it; %s",
+		 shown(h->dev->id.node), "use dmsetup resume or clear first");
+	return TOLD;
+}
+
+/* What was planned with @dev may not be right any more. */
 static int check_changed(const struct hold *h)
 {
 	const struct loop_device *was = h->dev, *is = h->lines;
@@ -295,12 +315,8 @@ static int check_changed(const struct hold *h)
 			 shown(was->id.node));
 		return TOLD;
 	}
-	if (h->old.inactive_table) {
-		complain("nothing is changed on %s: a table is loaded for it; %s",
-			 shown(was->id.node),
-			 "use dmsetup resume or clear first");
+	if (check_staged(h))
 		return TOLD;
-	}
 	if (h->nr_lines == 1 && is->table.path && is->start == was->start &&
 	    is->length == was->length &&
 	    is->table.offset == was->table.offset &&
@@ -334,17 +350,17 @@ static int begin(struct hold *h, bool refresh)
 	signals_hold();
 	h->lock = device_lock(dev);
 	/* what cannot be opened cannot be locked */
-	err = h->lock == -EINTR ? h->lock : 0;
+	err = h->lock == -EINTR || h->lock == -EBUSY ? h->lock : 0;
 	if (!err)
 		err = lock_files(h);
 	if (!err)
 		err = dm_read(dev->id.name, true, &h->old);
 	if (!err)
 		err = device_read(dev->id.name, &h->lines, &h->nr_lines);
-	if (!err && !refresh)
-		err = check_changed(h);
+	if (!err)
+		err = refresh ? check_staged(h) : check_changed(h);
 	if (!err && h->check)
-		err = h->check(h->arg);
+		err = h->check(h->arg, h->lock >= 0);
 	if (!err && !h->old.suspended) {
 		write_back(dev);
 		err = check_files(h);
@@ -375,7 +391,8 @@ int hold_begin(struct hold *h, const struct loop_device *dev)
 /* The sizes are those of the file, in bytes. @check says why if it is not to be. */
 int hold_begin_resize(struct hold *h, const struct loop_device *dev,
 		      uint64_t old_size, uint64_t new_size,
-		      int (*check)(const void *arg), const void *arg)
+		      int (*check)(const void *arg, int own_opens),
+		      const void *arg)
 {
 	*h = (struct hold) {
 		.dev = dev, .old_size = old_size, .new_size = new_size,
@@ -512,7 +529,7 @@ int hold_end(struct hold *h, int err)
 	int resumed = 0;
 
 	if (h->suspended) {
-		guard_close(&h->guard);
+		guard_resume(&h->guard);
 		if (err && !h->old.inactive_table)
 			dm_clear(name);
 		resumed = resume_patiently(name, OWN_TRIES, &until);

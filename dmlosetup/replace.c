@@ -21,6 +21,7 @@ struct replace {
 	const char *file;	/* as it was given */
 	char *path;		/* absolute */
 	struct stat old;	/* the file so far */
+	struct stat new;
 	struct copy copy;
 	double seconds;
 };
@@ -132,7 +133,12 @@ static int finish(struct replace *r, const struct hold *h)
 	char *params;
 	int err;
 
-	err = copy_rest(&r->copy, h);
+	/* what could not be written back when it was suspended */
+	err = hold_sync(h, r->copy.from, 0);
+	if (!err)
+		err = copy_rest(&r->copy, h);
+	if (!err && signals_pending())
+		err = -EINTR;
 	if (err)
 		return err;
 	/* the kernel takes no file that is open for writing */
@@ -144,6 +150,9 @@ static int finish(struct replace *r, const struct hold *h)
 	params = new_params(r);
 	err = hold_load_params(h, params);
 	free(params);
+	/* it goes by the path, where another file may be by now */
+	if (!err && !is_at(r->path, &r->new))
+		err = -ESTALE;
 	return err;
 }
 
@@ -224,7 +233,8 @@ static int run(struct replace *r)
 			 shown(r->dev->id.node));
 		return TOLD;
 	}
-	unlink(r->path);
+	if (is_at(r->path, &r->new))
+		unlink(r->path);
 	if (err == -EINTR)
 		complain("stopped; %s has the file that it had",
 			 shown(r->dev->id.node));
@@ -250,11 +260,10 @@ static int open_files(struct replace *r)
 		return TOLD;
 	}
 	r->path = realpath(r->file, NULL);
-	if (r->path)
+	if (r->path && !fstat(r->copy.to, &r->new) && is_at(r->path, &r->new))
 		return 0;
-	complain_errno(-errno, "cannot find the absolute path of %s",
-		       shown(r->file));
-	unlink(r->file);
+	complain_errno(r->path ? -ESTALE : -errno,
+		       "cannot find the absolute path of %s", shown(r->file));
 	return TOLD;
 }
 
@@ -275,15 +284,18 @@ static int replace(const struct loop_device *dev, const char *file)
 	err = open_files(&r);
 	if (!err)
 		err = run(&r);
-	if (!err)
+	if (!err) {
 		printf("%s: replaces %s of %s, which was suspended for %.1f ms\n",
 		       shown(file), shown(dev->table.path),
 		       shown(dev->id.node), r.seconds * 1000);
+		flush_report();
+		signals_forget();
+	}
 	if (r.copy.from >= 0)
 		close(r.copy.from);
 	free(r.path);
 	signals_release();
-	return err || fflush(stdout) ? TOLD : 0;
+	return err;
 }
 
 int do_replace(const struct options *opts)

@@ -22,7 +22,7 @@ static void drop(int fd, const char *file)
 
 	if (fd < 0)
 		return;
-	if (!fstat(fd, &st) && st.st_nlink)
+	if (!fstat(fd, &st) && st.st_nlink && is_at(file, &st))
 		unlink(file);
 	close(fd);
 }
@@ -49,19 +49,19 @@ static int copy(const struct hold *h, int from, int to, uint64_t size)
 }
 
 /* The device is suspended. */
-static int clone_held(struct hold *h, const struct loop_device *dev,
+static int clone_held(struct hold *h, const struct loop_device *dev, int from,
 		      int to, bool *copied)
 {
 	struct stat st;
-	int from, err;
+	int err;
 
 	/* of one moment: nobody resumes it meanwhile */
 	err = hold_file(h);
+	/* what could not be written back when it was suspended */
+	if (!err)
+		err = hold_sync(h, from, 0);
 	if (err)
 		return err;
-	from = open(dev->table.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (from < 0)
-		return -errno;
 	if (fstat(from, &st) || !device_on_file(dev, &st)) {
 		err = -ESTALE;
 	} else if (ioctl(to, FICLONE, from)) {
@@ -74,7 +74,6 @@ static int clone_held(struct hold *h, const struct loop_device *dev,
 	}
 	if (!err)
 		err = copy_mode(from, to, st.st_mode & 0777 & ~mask());
-	close(from);
 	/* had the guard resumed the device, this is not one moment */
 	return err ? err : hold_ask(h);
 }
@@ -82,16 +81,22 @@ static int clone_held(struct hold *h, const struct loop_device *dev,
 /* A file without one is gone when we are killed. */
 static int give_name(int fd, const char *file)
 {
+	char proc[64];
 	struct stat st;
 
 	if (fstat(fd, &st))
 		return -1;
-	if (st.st_nlink)
+	if (st.st_nlink || !linkat(fd, "", AT_FDCWD, file, AT_EMPTY_PATH))
 		return 0;
-	return linkat(fd, "", AT_FDCWD, file, AT_EMPTY_PATH);
+	if (errno != ENOENT)
+		return -1;
+	/* before 6.10 that needs CAP_DAC_READ_SEARCH */
+	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
+	return linkat(AT_FDCWD, proc, AT_FDCWD, file, AT_SYMLINK_FOLLOW);
 }
 
-static int write_clone(const struct loop_device *dev, const char *file, int to)
+static int write_clone(const struct loop_device *dev, const char *file,
+		       int from, int to)
 {
 	bool copied = false;
 	struct hold h;
@@ -100,7 +105,7 @@ static int write_clone(const struct loop_device *dev, const char *file, int to)
 	err = hold_begin(&h, dev);
 	if (err)
 		return err;
-	err = clone_held(&h, dev, to, &copied);
+	err = clone_held(&h, dev, from, to, &copied);
 	/* the device has not changed, whatever became of the copy */
 	if (hold_end(&h, 0))
 		return TOLD;
@@ -120,7 +125,8 @@ static int write_clone(const struct loop_device *dev, const char *file, int to)
 	}
 	printf("%s: %s of %s, which was suspended for %.1f ms\n", shown(file),
 	       copied ? "copy" : "clone", shown(dev->id.node), h.seconds * 1000);
-	return fflush(stdout) ? TOLD : 0;
+	flush_report();
+	return 0;
 }
 
 /* Without a name until it is complete, where the filesystem can. */
@@ -139,16 +145,25 @@ static int create(const char *file)
 	return fd;
 }
 
+static int open_old(const struct loop_device *dev)
+{
+	int fd = open(dev->table.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	struct stat st;
+
+	if (fd >= 0 && !fstat(fd, &st) && device_on_file(dev, &st))
+		return fd;
+	complain("cannot take a snapshot: %s is not the file of %s any more",
+		 shown(dev->table.path), shown(dev->id.node));
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
 static int new_file(const struct loop_device *dev, const char *file)
 {
-	struct stat from, st;
+	struct stat st;
 	int fd;
 
-	if (stat(dev->table.path, &from) || !device_on_file(dev, &from)) {
-		complain("cannot take a snapshot: %s is not the file of %s any more",
-			 shown(dev->table.path), shown(dev->id.node));
-		return -1;
-	}
 	fd = create(file);
 	if (fd < 0) {
 		complain_errno(-errno, "cannot create the snapshot %s",
@@ -164,11 +179,31 @@ static int new_file(const struct loop_device *dev, const char *file)
 	return -1;
 }
 
+static int snapshot(const struct loop_device *dev, const char *file)
+{
+	int from, to, err = TOLD;
+
+	/* from the moment on that there is a file to be removed */
+	signals_hold();
+	from = open_old(dev);
+	to = from < 0 ? -1 : new_file(dev, file);
+	if (to >= 0)
+		err = write_clone(dev, file, from, to);
+	if (err)
+		drop(to, file);
+	else
+		close(to);
+	if (from >= 0)
+		close(from);
+	signals_release();
+	return err;
+}
+
 int do_snapshot(const struct options *opts)
 {
 	struct loop_device *devs;
 	size_t nr;
-	int err, fd;
+	int err;
 
 	err = device_open(opts->name, "take a snapshot of", &devs, &nr);
 	if (!err && (nr != 1 || !devs->table.path || devs->suspended)) {
@@ -177,17 +212,8 @@ int do_snapshot(const struct options *opts)
 			 "it has not one file");
 		err = TOLD;
 	}
-	if (!err) {
-		/* from the moment on that there is a file to be removed */
-		signals_hold();
-		fd = new_file(devs, opts->file);
-		err = fd < 0 ? TOLD : write_clone(devs, opts->file, fd);
-		if (err)
-			drop(fd, opts->file);
-		else
-			close(fd);
-		signals_release();
-	}
+	if (!err)
+		err = snapshot(devs, opts->file);
 	device_free(devs, nr);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }

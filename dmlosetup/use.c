@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 
 #include "dmlosetup.h"
 
@@ -151,6 +152,33 @@ char *device_user(const struct loop_device *dev)
 	who = xasprintf("it is mounted on %s", shown(where));
 	free(where);
 	return who;
+}
+
+/* Whoever looks at a new device, as udev does, is soon gone. */
+static bool stays_open(const struct loop_device *dev, int own_opens)
+{
+	const struct timespec nap = { .tv_nsec = 50000000 };
+	struct dm_state is;
+	int try, opens;
+
+	for (try = 0; try < 40; try++) {
+		opens = dm_read(dev->id.name, false, &is) ? 0 : is.open_count;
+		dm_state_free(&is);
+		if (opens <= own_opens)
+			return false;
+		nanosleep(&nap, NULL);
+	}
+	return true;
+}
+
+/*
+ * "something has it open", or NULL; the caller frees it. Such as a virtual machine.
+ * @own_opens: how often we have it open.
+ */
+char *device_opener(const struct loop_device *dev, int own_opens)
+{
+	return stays_open(dev, own_opens) ? xstrdup("something has it open") :
+					    NULL;
 }
 
 /* Whether @dev_nr is the device M:N, or stacked on it. */

@@ -94,6 +94,24 @@ end()
 	rm -f image clone
 }
 
+# begin_fs MIB [OPTION...]: the same, but what is written lies in a filesystem, which tells its size
+begin_fs()
+{
+	dmlosetup --prepare image --size $((16 + $1))M
+	dmlosetup "${@:2}" disk image
+	wanted=$(size)
+	inner_mount ext4 /dev/mapper/disk 16M 4
+	writer_start "$inner/data" $((4 << 20))
+}
+
+end_fs()
+{
+	writer_stop
+	inner_check
+	dmlosetup -D
+	rm image
+}
+
 # snapshots FS: killed at each step
 snapshots()
 {
@@ -117,10 +135,10 @@ killed()
 	local fs=$1 dir=$2 had wanted
 	cd "$dir"
 	each_step "$fs"
-	begin 8
+	begin_fs 8
 	kill_each "-c --shrink" "ioctl ftruncate fsync" usable do_shrink
 	kill_each "-c, file longer" "ioctl ftruncate fsync" usable do_fit
-	end
+	end_fs
 	cd /
 }
 
@@ -128,10 +146,10 @@ mapped()
 {
 	local dir=$2 had wanted
 	cd "$dir"
-	begin 2 --mapped
+	begin_fs 8 --mapped
 	kill_each "-c --shrink, mapped" "ioctl ftruncate fsync" usable do_shrink
 	kill_each "-c, mapped" "ioctl fallocate ftruncate pwrite64 fsync" usable do_grow
-	end
+	end_fs
 	cd /
 }
 

@@ -34,7 +34,7 @@ behind_lock()
 	flock -x 7
 	dmlosetup "$@" 2>"$state/said" 7<&- &
 	pid=$!
-	soon "it waits" grep -q "waiting for another command that has .*${file##*/} locked" "$state/said"
+	soon "it waits" grep -q "waiting for another program that has .*${file##*/} locked" "$state/said"
 	same "it is in use" "$(state_of disk)" Active
 	eval "$(cat)"
 	exec 7<&-
@@ -51,6 +51,8 @@ waits()
 	dmlosetup disk image
 	wipefs -q -a /dev/mapper/disk
 	behind_lock image '' --refresh disk </dev/null
+	# What is known may be open.
+	mkswap /dev/mapper/disk 4096 >/dev/null
 	behind_lock /dev/mapper/disk "the ext4 on it has" -c disk --size 20M --shrink <<-EOT
 		mkfs.ext4 -q /dev/mapper/disk
 	EOT
@@ -103,8 +105,83 @@ access()
 	same "a snapshot" "$(getfacl -c clone)" "$(getfacl -c image)"
 	dmlosetup --replace disk moved >/dev/null
 	same "replaced" "$(getfacl -c moved)" "$(getfacl -c image)"
+	note "a mask of the process"
+	(
+		umask 077
+		dmlosetup --snapshot disk masked >/dev/null
+	)
+	same "a snapshot" "$(stat -c %a masked)" 600
+	dmlosetup -D
+	note "a folder with a default ACL"
+	setfacl -b image
+	chmod 660 image
+	mkdir folder
+	setfacl -d -m u:nobody:rw folder
+	dmlosetup disk image
+	dmlosetup --replace disk folder/image >/dev/null
+	same "replaced" "$(getfacl -c folder/image)" "$(getfacl -c image)"
+	dmlosetup -D
+	rm -r moved masked folder
+}
+
+# done_all_the_same COMMAND...: what was done stays when it cannot be told
+done_all_the_same()
+{
+	check "$*" "$@" >/dev/full 2>"$state/said"
+	matches "it says so" "$(<"$state/said")" "done, but standard output cannot be written"
+}
+
+not_told()
+{
+	note "standard output is full"
+	dmlosetup disk image
+	rm -f clone
+	done_all_the_same dmlosetup --snapshot disk clone
+	check "it is whole" cmp clone image
+	done_all_the_same dmlosetup --replace disk moved
+	same "the device has it" "$(dmsetup table disk | cut -d' ' -f4)" "$PWD/moved"
 	dmlosetup -D
 	rm moved
+}
+
+# By what is not on top of the device, or mounted in sight.
+opened()
+{
+	local pid
+	rm -f "$state/mounted"
+	note "open elsewhere"
+	dmlosetup disk image
+	wipefs -q -a /dev/mapper/disk
+	tail -f /dev/null 7</dev/mapper/disk &
+	pid=$!
+	fails "something has it open" dmlosetup -c disk --size 20M --shrink
+	kill $pid
+	wait $pid || true
+	case $1 in
+	ext4) mkfs.ext4 -q /dev/mapper/disk 16M ;;
+	xfs) mkfs.xfs -q -f -K --unsupported -d size=16m /dev/mapper/disk ;;
+	esac
+	# What is read here stays in the page cache, and is not what is there later.
+	blkid -p /dev/mapper/disk >/dev/null
+	exec 7</dev/mapper/disk
+	mkdir -p /mnt/elsewhere
+	# shellcheck disable=SC2016
+	unshare -m bash -c 'mount /dev/mapper/disk /mnt/elsewhere
+		case $2 in
+		ext4) resize2fs /dev/mapper/disk ;;
+		xfs) xfs_growfs /mnt/elsewhere ;;
+		esac >/dev/null 2>&1
+		: >"$1"
+		exec sleep inf' - "$state/mounted" "$1" &
+	pid=$!
+	soon "it is mounted, unseen, and has grown" test -e "$state/mounted"
+	fails "the $1 on it has" dmlosetup -c disk --size 20M --shrink
+	same "the file stays" "$(stat -c %s image)" $((40 << 20))
+	same "it is in use" "$(state_of disk)" Active
+	kill $pid
+	wait $pid || true
+	exec 7<&-
+	dmlosetup -D
 }
 
 change()
@@ -155,6 +232,7 @@ change()
 	reload disk "$PWD/image"
 	fails "a table is loaded for it" dmlosetup -c disk --size 48M
 	fails "a table is loaded for it" dmlosetup --snapshot disk clone
+	fails "a table is loaded for it" dmlosetup --refresh disk
 	same "it is left" "$(dmsetup info -c --noheadings -o tables_loaded disk)" Both
 	same "the file stays" "$(stat -c %s image)" $((40 << 20))
 	check "no clone is left" test ! -e clone
@@ -198,7 +276,9 @@ change()
 
 	waits "$fs"
 	resumed_by_others
+	opened "$fs"
 	access
+	not_told
 
 	note "no room"
 	rm -f clone image

@@ -259,7 +259,7 @@ kill_each()
 		done
 		note "$what: $kills times $signal before $call"
 		# a command that fails at once was not killed at each step
-		[ "$status" = 0 ] || [ "$n" -ge 80 ] || fail "$what: status $status"
+		[ "$status" = 0 ] || [ "$n" -ge 80 ] || fail "$what: status $status: $(cat "$state/said" 2>/dev/null)"
 		[ "$kills" -gt 0 ] || fail "$what: it was never killed before $call"
 	done
 }

@@ -236,6 +236,11 @@ step_remove()
 
 step_refresh()
 {
+	# A table that was loaded for an active device is not its to take.
+	if [ "$(dmsetup info -c --noheadings -o suspended,tables_loaded disk)" = Active:Both ]; then
+		fails "a table is loaded for it" within dmlosetup --refresh disk
+		return
+	fi
 	within dmlosetup --refresh disk >/dev/null
 	suspended=''
 }

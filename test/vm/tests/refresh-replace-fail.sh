@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # DESCRIPTION: a dmlosetup --replace that fails, or is killed at any step, leaves the device in use and whole
 # LONG: runs the command some fifty times
-# TIMEOUT: 700
+# TIMEOUT: 800
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"
@@ -82,6 +82,19 @@ refused()
 	matches "it says so" "$(<"$state/said")" "it was changed meanwhile"
 	check "none is left" test ! -e "$there/image"
 
+	note "another file at the path of the new one"
+	strace -qq -o /dev/null -e trace=fchmod -e inject=fchmod:delay_enter=3000000 \
+		dmlosetup --replace disk "$there/image" 2>"$state/said" &
+	soon "it copies" test -s "$there/image"
+	mv "$there/image" "$there/moved"
+	truncate -s 32M "$there/image"
+	! wait $! || fail "it went on"
+	matches "it says so" "$(<"$state/said")" "it was changed meanwhile"
+	same "it has the file that it had" "$(table_word 4)" "$image"
+	check "the other is left alone" test -e "$there/image"
+	rm "$there/image" "$there/moved"
+	writer_goes_on
+
 	note "what was copied does not come to the disk"
 	fails EIO strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:error=EIO:when=1 \
 		dmlosetup --replace disk "$there/image"
@@ -146,6 +159,53 @@ refused()
 	rm "$image"
 }
 
+# It hangs where the kernel looks at the new file; what it loads comes after it was undone.
+late()
+{
+	local here=$1 image=$1/image nth pid locked refreshed was
+	note "whoever can read a file locks it"
+	truncate -s 8M "$here/locked"
+	dmlosetup locked "$here/locked"
+	flock -s "$here/locked" sleep inf &
+	locked=$!
+	fails EBUSY timeout 120 dmlosetup --refresh locked &
+	refreshed=$!
+
+	note "its table comes late"
+	dmsetup create host --table "0 $(blockdev --getsz "$(disk 2)") linear $(disk 2) 0"
+	make_fs ext4 /dev/mapper/host
+	mkdir -p /mnt/host
+	mount /dev/mapper/host /mnt/host
+	# Nobody writes: a number of calls is the same each time then.
+	written_file "$image" $((4 << 20))
+	was=$(digest "$image")
+	loop_dev disk "$image" >/dev/null
+	strace -qq -e trace=ioctl -o "$state/trace" dmlosetup --replace disk "$here/other" >/dev/null
+	nth=$(awk '/DM_TABLE_LOAD/ { print NR; exit }' "$state/trace")
+	strace -qq -o /dev/null -e trace=ioctl -e "inject=ioctl:delay_enter=5000000:when=$nth" \
+		dmlosetup --replace disk /mnt/host/image 2>/dev/null &
+	pid=$!
+	# DM_TABLE_LOAD
+	soon "it is about to load the table" in_call "16 0x[0-9a-f]* 0xc138fd09"
+	dmsetup suspend --noflush --nolockfs host
+	check "the guard resumes it after a minute" is_resumed disk
+	dmsetup resume host
+	! wait "$pid" || fail "it went on"
+	wait_guard
+	same "what it has loaded is gone" "$(dmsetup info -c --noheadings -o suspended,tables_loaded disk)" Active:Live
+	same "it has the file that it had" "$(table_word 4)" "$here/other"
+	same "its content" "$(digest /dev/mapper/disk)" "$was"
+	dmlosetup -d disk
+	umount /mnt/host
+	dmsetup remove host
+	rm -f "$image" "$here/other"
+	check "who waited for the lock has given up" wait "$refreshed"
+	pkill -KILL -P "$locked"
+	wait "$locked" || true
+	dmlosetup -d locked
+	rm "$here/locked"
+}
+
 # ------------------------------------------------------------------------- killed --
 
 # Whichever file it has: nothing of it is lost.
@@ -183,4 +243,5 @@ killed()
 ext4=$(mkfs_mount ext4)
 xfs=$(mkfs_mount xfs)
 refused "$ext4" "$xfs"
+late "$ext4"
 killed "$ext4" "$xfs"
