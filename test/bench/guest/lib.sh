@@ -133,8 +133,19 @@ attach()
 		;;
 	esac
 	attached=$1
+	[[ "$1" = loop* ]] || check_mode "$1"
 	# In file mode the device has sectors of 512 bytes, wherever the file is.
 	[[ "$1" != loop* && "$(status_field "$device_name" mode)" = file ]] || check_device "$dev"
+}
+
+# check_mode WHO: what is measured is what is said to be: mapped on ext4 and xfs, but for a clone
+check_mode()
+{
+	local wanted='file' mode
+	mode=$(status_field "$device_name" mode)
+	[[ "$(stat -f -c %T "$dir")" != @(ext2/ext3|xfs) ]] || wanted=mapped
+	[ "$1" = unshare ] || [ ! -e "$image.origin" ] || wanted='file'
+	[ "$mode" = $wanted ] || fail "$image: mode $mode"
 }
 
 # measure CASE WHO ROUND TARGET FIO-OPTIONS...: run fio, and tell what it took.

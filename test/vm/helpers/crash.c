@@ -432,7 +432,7 @@ static const char *judge(const uint64_t *w, uint32_t sector, uint32_t sectors,
 	return NULL;
 }
 
-static int crash_check(const char *path, uint32_t ack, int base)
+static int crash_check(const char *path, uint64_t bytes, uint32_t ack, int base)
 {
 	static uint64_t buf[128][SECTOR / 8];
 	uint32_t sectors, i, bad = 0;
@@ -442,8 +442,10 @@ static int crash_check(const char *path, uint32_t ack, int base)
 
 	if (!f || fstat(fileno(f), &st))
 		err(1, "%s", path);
+	if ((uint64_t)st.st_size != bytes)
+		errx(1, "%s: %lld bytes", path, (long long)st.st_size);
 	setbuf(f, NULL);
-	sectors = st.st_size / SECTOR;
+	sectors = bytes / SECTOR;
 	s = expect(sectors, ack, base);
 	for (i = 0; i < sectors; i++) {
 		const uint64_t *w = buf[i % 128];
@@ -485,11 +487,12 @@ int main(int argc, char **argv)
 		printf("%u\n", last_ack);
 		return 0;
 	}
-	if ((argc == 5 || argc == 6) && !strcmp(cmd, "check")) {
-		read_trace(argv[3]);
-		return crash_check(argv[2], !strcmp(argv[4], "all") ? UINT32_MAX :
-				   strtoul(argv[4], NULL, 0), argc == 6);
+	if ((argc == 6 || argc == 7) && !strcmp(cmd, "check")) {
+		read_trace(argv[4]);
+		return crash_check(argv[2], strtoull(argv[3], NULL, 0),
+				   !strcmp(argv[5], "all") ? UINT32_MAX :
+				   strtoul(argv[5], NULL, 0), argc == 7);
 	}
-	fprintf(stderr, "usage: crash init FILE BYTES | crash write DEVICE TRACE SEED OPS [LOG [ALIGN]] | crash last TRACE | crash check FILE TRACE N|all [base]\n");
+	fprintf(stderr, "usage: crash init FILE BYTES | crash write DEVICE TRACE SEED OPS [LOG [ALIGN]] | crash last TRACE | crash check FILE BYTES TRACE N|all [base]\n");
 	return 2;
 }

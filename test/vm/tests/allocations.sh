@@ -3,6 +3,7 @@
 # DESCRIPTION: with the option mapped the I/O path allocates no memory, under reads, writes, flushes and as swap
 # LONG: counts every allocation of the kernel, with its stack
 # TIMEOUT: 400
+# SKIPS: debug
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 # Its stacks and objects are allocated wherever something is watched, in our name.

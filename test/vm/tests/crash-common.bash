@@ -76,22 +76,28 @@ crash_log_end()
 	dmsetup remove --retry log
 }
 
+# crash_check NAME TRACE N|all [base]: a file that is as long as the image
+crash_check()
+{
+	crash check "/mnt/host/$1" $((crash_image_mib << 20)) "${@:2}"
+}
+
 # crash_end: all that was written must be in the file.
 crash_end()
 {
 	dmsetup remove disk
 	check "the file has all that was written" \
-		crash check /mnt/host/image "$state/trace" all ${crash_base:+base}
-	[ ! -e /mnt/host/clone ] ||
-		check "the clone is unchanged" crash check /mnt/host/clone /dev/null 0 base
+		crash_check image "$state/trace" all ${crash_base:+base}
+	[ -z "$crash_base" ] ||
+		check "the clone is unchanged" crash_check clone /dev/null 0 base
 	crash_log_end
 }
 
 # What is checked in the mounted filesystem after a power cut; a test may have its own.
 crash_look()
 {
-	crash check /mnt/host/image "$state/trace" "$1" ${crash_base:+base} || return
-	[ ! -e /mnt/host/clone ] || crash check /mnt/host/clone /dev/null 0 base
+	crash_check image "$state/trace" "$1" ${crash_base:+base} || return
+	[ -z "$crash_base" ] || crash_check clone /dev/null 0 base
 }
 
 crash_fsck()

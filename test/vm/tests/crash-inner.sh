@@ -13,7 +13,7 @@ crash_look()
 	local node status=0
 	node=$(losetup -f --show /mnt/host/image) || return
 	mount "$node" /mnt/inner || return
-	crash check /mnt/inner/file "$state/trace" "$1" || status=1
+	crash check /mnt/inner/file $((6 << 20)) "$state/trace" "$1" || status=1
 	umount /mnt/inner || return
 	e2fsck -fn "$node" >"$state/fsck-inner" 2>&1 || { status=1; cat "$state/fsck-inner"; }
 	losetup -d "$node" || return

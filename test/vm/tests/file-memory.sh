@@ -2,6 +2,7 @@
 # shellcheck shell=bash
 # DESCRIPTION: file mode with hardly any memory: what is written above and below the device goes on, and nothing is lost
 # TIMEOUT: 240
+# SKIPS: 6.1 6.12 7.2 debug
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 # In make soak only, until it is known how seldom the OOM killer takes part.

@@ -3,6 +3,7 @@
 # DESCRIPTION: when no bio can be had but from its pool, first writes go on, and are what was written
 # LONG: skips itself where allocations cannot be made to fail
 # TIMEOUT: 240
+# SKIPS: 6.1 6.12 7.2
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 export state
