@@ -36,8 +36,13 @@
 static LIST_HEAD(dm_loop_files);
 static DEFINE_MUTEX(dm_loop_files_lock);
 
-/* All targets that have a file, whatever file; under dm_loop_files_lock. */
+/*
+ * All targets that have a file, whatever file.  It is changed under both
+ * dm_loop_files_lock and dm_loop_targets_lock, a leaf that is taken with
+ * interrupts off, because bios that fail come from end_io.
+ */
 static LIST_HEAD(dm_loop_targets);
+static DEFINE_SPINLOCK(dm_loop_targets_lock);
 
 /* Runs what cannot run on the workqueue of a file, because it may free that. */
 static struct workqueue_struct *dm_loop_release_wq;
@@ -325,6 +330,12 @@ static void unpin_writecount(struct dm_loop_file *lf)
 	dm_loop_gave(DM_LOOP_OWN_PIN);
 }
 
+static bool same_device(const struct dm_loop_target *a,
+			const struct dm_loop_target *b)
+{
+	return dm_table_get_md(a->ti->table) == dm_table_get_md(b->ti->table);
+}
+
 /*
  * Of the two tables of a device only one is used: the new one takes the place
  * of the old, which goes when the device has been resumed.
@@ -332,8 +343,7 @@ static void unpin_writecount(struct dm_loop_file *lf)
 static bool is_other_table(const struct dm_loop_target *a,
 			   const struct dm_loop_target *b)
 {
-	return a->ti->table != b->ti->table &&
-	       dm_table_get_md(a->ti->table) == dm_table_get_md(b->ti->table);
+	return a->ti->table != b->ti->table && same_device(a, b);
 }
 
 /*
@@ -703,9 +713,6 @@ static int pin(struct dm_loop_file *lf, const struct dm_loop_target *lt,
 	lf->chunk = choose_chunk(lf, lt);
 	lf->aops = lf->file->f_mapping->a_ops;
 	lf->failed = 0;
-	/* Halves of writes may have waited for this. */
-	if (lf->lost)
-		dm_loop_lost(lf);
 	r = map_file(lf, lt, why);
 	if (!r)
 		lf->mode = DM_LOOP_MODE_MAPPED;
@@ -735,9 +742,9 @@ static void unpin(struct dm_loop_file *lf)
 		dm_loop_file_touch(lf);
 	cancel_delayed_work_sync(&lf->touch);
 	dm_loop_fill_stop(lf);
-	if (wrote && vfs_fsync(lf->file, 0)) {
+	if (wrote && dm_loop_lost_data(vfs_fsync(lf->file, 0))) {
 		pr_err("inode %llu: cannot sync\n", (u64)lf->inode->i_ino);
-		dm_loop_lost(lf);
+		dm_loop_file_lost(lf);
 	}
 	if (lf->mode == DM_LOOP_MODE_MAPPED)
 		invalidate_inode_pages2(lf->file->f_mapping);
@@ -903,6 +910,56 @@ static struct dm_loop_file *get_file_of(struct mapped_device *md, unsigned int n
 	}
 	mutex_unlock(&dm_loop_files_lock);
 	return lf;
+}
+
+/* Called with dm_loop_targets_lock. */
+static void lose_device_of(const struct dm_loop_target *lt)
+{
+	struct dm_loop_target *one;
+
+	list_for_each_entry(one, &dm_loop_targets, all)
+		if (same_device(one, lt))
+			WRITE_ONCE(one->lf->lost, DM_LOOP_LOST_UNTOLD);
+}
+
+/**
+ * dm_loop_file_lost() - what was written may not be on the disk
+ * @lf: the backing file
+ *
+ * The device has to be told, which may have other files as well: device-mapper
+ * sends each a flush, and drops the error if what is written after it goes to
+ * only one of them (see tell_lost()).
+ *
+ * Context: Any; takes dm_loop_targets_lock.
+ */
+void dm_loop_file_lost(struct dm_loop_file *lf)
+{
+	struct dm_loop_target *lt;
+	unsigned long flags;
+
+	spin_lock_irqsave(&dm_loop_targets_lock, flags);
+	WRITE_ONCE(lf->lost, DM_LOOP_LOST_UNTOLD);
+	list_for_each_entry(lt, &dm_loop_targets, all)
+		if (lt->lf == lf)
+			lose_device_of(lt);
+	spin_unlock_irqrestore(&dm_loop_targets_lock, flags);
+}
+
+/*
+ * What a device was to be told when it was suspended, or has lost then, it is
+ * told when it goes on, on whatever files it is by then.
+ */
+static void lost_before(const struct dm_loop_target *lt)
+{
+	struct dm_loop_target *one;
+
+	spin_lock_irq(&dm_loop_targets_lock);
+	list_for_each_entry(one, &dm_loop_targets, all)
+		if (same_device(one, lt) &&
+		    (one->lost ||
+		     READ_ONCE(one->lf->lost) == DM_LOOP_LOST_UNTOLD))
+			WRITE_ONCE(lt->lf->lost, DM_LOOP_LOST_UNTOLD);
+	spin_unlock_irq(&dm_loop_targets_lock);
 }
 
 /* The object of @inode, made if there is none.  It keeps no target yet. */
@@ -1093,7 +1150,9 @@ static int lookup_and_attach(struct dm_loop_target *lt, const struct path *path,
 	}
 	lt->lf = lf;
 	mutex_lock(&dm_loop_files_lock);
+	spin_lock_irq(&dm_loop_targets_lock);
 	list_add_tail(&lt->all, &dm_loop_targets);
+	spin_unlock_irq(&dm_loop_targets_lock);
 	mutex_unlock(&dm_loop_files_lock);
 	/*
 	 * The user has the file back; the load only proved that it is good.  A
@@ -1150,7 +1209,9 @@ void dm_loop_file_detach(struct dm_loop_target *lt)
 	struct dm_loop_file *lf = lt->lf;
 
 	mutex_lock(&dm_loop_files_lock);
+	spin_lock_irq(&dm_loop_targets_lock);
 	list_del(&lt->all);
+	spin_unlock_irq(&dm_loop_targets_lock);
 	mutex_unlock(&dm_loop_files_lock);
 	mutex_lock(&lf->lock);
 	list_del(&lt->node);
@@ -1205,6 +1266,7 @@ int dm_loop_file_activate(struct dm_loop_target *lt, const char **why)
 		if (!r) {
 			lt->active = true;
 			lf->active++;
+			lost_before(lt);
 		}
 	}
 	mutex_unlock(&lf->lock);

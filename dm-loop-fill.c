@@ -543,7 +543,8 @@ static void plan_bio(struct dm_loop_plan *plan, struct bio *bio, sector_t pos)
 /*
  * Plan a run of the sorted bios, from the first on.  A bio that overlaps
  * the run without being part of it goes to @later: after the run it finds its
- * blocks mapped.
+ * blocks mapped.  So does a first one that does not end with the extent, as it
+ * did for map(): route() cuts it.
  * Return: how many bios were used up, at least one, or a negative errno.
  */
 static int plan_run(struct dm_loop_file *lf, struct dm_loop_plan *plan,
@@ -566,6 +567,10 @@ static int plan_run(struct dm_loop_file *lf, struct dm_loop_plan *plan,
 		return r;
 	pos = plan->start;
 	ext_end = plan->ext.start + plan->ext.len;
+	if (bio_end(bios[0]) > ext_end) {
+		bio_list_add(later, bios[0]);
+		return 1;
+	}
 	for (i = 0; i < n; i++) {
 		struct bio *bio = bios[i];
 		bool takes = !i || plan_takes(plan, bio, pos);
@@ -635,6 +640,10 @@ static struct dm_loop_run *make_run(struct dm_loop_file *lf,
 		pos = bio_end(bio);
 	}
 	add_zeroes(to, plan->end - pos);
+	/* For who throttles and schedules it, as the one it begins with. */
+	bio = plan->bios.head;
+	to->bi_opf |= bio->bi_opf & (REQ_SYNC | REQ_IDLE | REQ_META | REQ_PRIO);
+	to->bi_ioprio = bio->bi_ioprio;
 	run = container_of(to, struct dm_loop_run, bio);
 	run->lf = lf;
 	run->round = round;
@@ -749,20 +758,21 @@ static void relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
 
 static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 {
-	const struct dm_loop_range *ext = &run->plan.ext;
 	struct dm_loop_file *lf = run->lf;
-	sector_t block = block_sectors(lf);
-	int r;
 
 	/* Where we write the blocks ourselves the error is the device's. */
 	if (lf->fs->prepare)
 		return run->error;
-	r = write_alone(lf, bio);
-	if (!r)
-		r = write_back(lf, bio_start(bio), bio_end(bio));
-	if (r)
-		return r;
-	return promote(lf, ext, round_down(bio_start(bio), block),
+	return write_alone(lf, bio) ?:
+	       write_back(lf, bio_start(bio), bio_end(bio));
+}
+
+static int promote_alone(struct dm_loop_run *run, struct bio *bio)
+{
+	const struct dm_loop_range *ext = &run->plan.ext;
+	sector_t block = block_sectors(run->lf);
+
+	return promote(run->lf, ext, round_down(bio_start(bio), block),
 		       min(round_up(bio_end(bio), block),
 			   ext->start + ext->len), false);
 }
@@ -803,9 +813,16 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 		r = write_back(lf, plan->start, plan->end) ?:
 		    promote(lf, &plan->ext, plan->start, plan->end,
 			    plan->dense);
+	/*
+	 * All before any: where a block is mapped others may write to it, and of
+	 * a block with several bios the page cache writes all for each.
+	 */
+	if (run->error)
+		bio_list_for_each(bio, &plan->bios)
+			dm_loop_io(bio)->ret = retry_alone(run, bio);
 	while ((bio = bio_list_pop(&plan->bios))) {
 		if (run->error)
-			r = retry_alone(run, bio);
+			r = dm_loop_io(bio)->ret ?: promote_alone(run, bio);
 		failed |= r;
 		end_later(lf, bio, r, done);
 	}
@@ -942,6 +959,7 @@ static void ext_submit(struct dm_loop_run *run)
 	iov_iter_bvec(&iter, ITER_SOURCE, run->bio.bi_io_vec, run->bio.bi_vcnt,
 		      run->bio.bi_iter.bi_size);
 	init_sync_kiocb(&run->iocb, run->lf->file);
+	run->iocb.ki_ioprio = run->bio.bi_ioprio;
 	run->iocb.ki_pos = run->plan.start << SECTOR_SHIFT;
 	run->iocb.ki_flags |= IOCB_DIRECT;
 	run->iocb.ki_complete = ext_complete;
@@ -2441,26 +2459,13 @@ static int sync_file(struct file *file)
 	       blkdev_issue_flush(inode->i_sb->s_bdev);
 }
 
-/* How long a part of a write may be on its way through device-mapper. */
-#define LOST_TIME (30 * HZ)
-
-/**
- * dm_loop_lost() - what was written may not be on the disk
- * @lf: the backing file
- *
- * Context: Any; does not sleep.
- */
-void dm_loop_lost(struct dm_loop_file *lf)
-{
-	WRITE_ONCE(lf->lost, DM_LOOP_LOST_UNTOLD);
-}
-
 /*
  * The filesystem tells an error once, but one bio is not enough: of a write with
  * PREFLUSH device-mapper makes a flush and a write, and drops the error of the
  * flush (__dm_io_complete()).  So commits of a journal would go on.  Nothing
  * shows which flushes are such halves; the other halves fail as well if all do
- * for a while.  Returns what to tell those for whom a commit ended with @r.
+ * that come for a while, to any file of the device.  Returns what to tell those
+ * for whom a commit ended with @r.
  */
 static int tell_lost(struct dm_loop_file *lf, int r)
 {
@@ -2471,7 +2476,7 @@ static int tell_lost(struct dm_loop_file *lf, int r)
 	/* Neither 0 nor untold; and more may be lost just now, which stays. */
 	if (lost == DM_LOOP_LOST_UNTOLD)
 		cmpxchg(&lf->lost, lost, jiffies | 2);
-	else if (time_after(jiffies, lost + LOST_TIME) &&
+	else if (!dm_loop_is_lost(lf) &&
 		 cmpxchg(&lf->lost, lost, 0) == lost)
 		return r;
 	return r ?: -EIO;
@@ -2507,8 +2512,8 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	if (!r) {
 		atomic64_set(&lf->synced, dirtied);
 		direct_again(lf);
-	} else {
-		dm_loop_lost(lf);
+	} else if (dm_loop_lost_data(r)) {
+		dm_loop_file_lost(lf);
 	}
 	say_error(lf, r);
 	trace_dm_loop_commit(lf, 0, i_size_read(lf->inode) >> SECTOR_SHIFT, r);
@@ -2549,8 +2554,16 @@ static void end_flush(struct dm_loop_file *lf, struct bio *bio, int r)
 		end_bio(bio, r);
 	} else {
 		bio_set_dev(bio, lf->bdev);
+		/* Where the write goes that it belongs to, which says nothing here. */
+		bio->bi_iter.bi_sector = 0;
 		submit_bio_noacct(bio);
 	}
+}
+
+/* It may have been under way for longer than all flushes fail. */
+static int error_of(struct bio *bio)
+{
+	return dm_loop_io(bio)->flags & DM_LOOP_IO_LOST ? -EIO : 0;
 }
 
 static void take_flushes(struct dm_loop_file *lf, struct bio_list *bios)
@@ -2584,7 +2597,7 @@ static void dm_loop_flush(struct work_struct *work)
 	if (!bio_list_empty(&bios))
 		r = tell_lost(lf, r);
 	while ((bio = bio_list_pop(&bios)))
-		end_flush(lf, bio, r);
+		end_flush(lf, bio, r ?: error_of(bio));
 	leave_fs(flags);
 	sb_end_write(sb);
 }

@@ -163,6 +163,21 @@ static int parse_table(struct dm_loop_target *lt, unsigned int argc, char **argv
 	return parse_options(lt, &as);
 }
 
+static struct gendisk *target_disk(const struct dm_loop_target *lt)
+{
+	return dm_disk(dm_table_get_md(lt->ti->table));
+}
+
+static void link_target(struct work_struct *work)
+{
+	struct dm_loop_target *lt = container_of(work, struct dm_loop_target,
+						 link);
+
+	if (!lt->linked)
+		lt->linked = !bd_link_disk_holder(lt->lf->bdev,
+						  target_disk(lt));
+}
+
 static void free_target(struct dm_loop_target *lt)
 {
 	dm_loop_gave(DM_LOOP_OWN_TARGET);
@@ -182,6 +197,7 @@ static int loop_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	}
 	dm_loop_took(DM_LOOP_OWN_TARGET);
 	lt->ti = ti;
+	INIT_WORK(&lt->link, link_target);
 	r = parse_table(lt, argc, argv);
 	if (!r)
 		r = dm_loop_file_attach(lt);
@@ -211,15 +227,11 @@ static int loop_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	return 0;
 }
 
-static struct gendisk *target_disk(const struct dm_loop_target *lt)
-{
-	return dm_disk(dm_table_get_md(lt->ti->table));
-}
-
 static void loop_dtr(struct dm_target *ti)
 {
 	struct dm_loop_target *lt = ti->private;
 
+	cancel_work_sync(&lt->link);
 	if (lt->linked)
 		bd_unlink_disk_holder(lt->lf->bdev, target_disk(lt));
 	dm_loop_file_deactivate(lt);
@@ -348,10 +360,14 @@ static int map_busy(struct dm_loop_file *lf, struct bio *bio)
 	return map_defer(lf, bio);
 }
 
-/* After an error the filesystem may go read-only under our writes. */
-static int map_rdonly(struct dm_loop_file *lf)
+/*
+ * After an error the filesystem may go read-only under our writes.  Of a device
+ * that is read-only the block layer lets them pass (bio_check_ro()).
+ */
+static int map_rdonly(struct dm_loop_target *lt)
 {
-	dm_loop_file_failed(lf);
+	if (dm_loop_writable(lt))
+		dm_loop_file_failed(lt->lf);
 	return DM_MAPIO_KILL;
 }
 
@@ -417,11 +433,14 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 	io->lt = lt;
 	io->memcg = NULL;
 	io->flags = bio->bi_opf & REQ_FUA ? DM_LOOP_IO_FUA : 0;
+	if (unlikely(READ_ONCE(lf->lost)) && dm_loop_is_lost(lf))
+		io->flags |= DM_LOOP_IO_LOST;
 	if (bio->bi_opf & REQ_PREFLUSH)
 		return map_flush(lf, bio);
-	if (write && unlikely(sb_rdonly(lf->inode->i_sb) ||
+	if (write && unlikely(!dm_loop_writable(lt) ||
+			      sb_rdonly(lf->inode->i_sb) ||
 			      test_bit(DM_LOOP_NO_WRITES, &lf->failed)))
-		return map_rdonly(lf);
+		return map_rdonly(lt);
 
 	io->sector = lt->start + dm_target_offset(ti, bio->bi_iter.bi_sector);
 	io->sectors = bio_sectors(bio);
@@ -474,7 +493,8 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 		return DM_ENDIO_INCOMPLETE;
 	}
 	if ((io->flags & DM_LOOP_IO_FUA) && !(io->flags & DM_LOOP_IO_SYNCED) &&
-	    !*error && dm_loop_needs_sync(lf)) {
+	    !*error && (dm_loop_needs_sync(lf) ||
+			(io->flags & DM_LOOP_IO_LOST))) {
 		io->flags |= DM_LOOP_IO_SYNCED;
 		/* The commit itself holds off a freeze, which waits for us. */
 		end_write(lf, io);
@@ -483,11 +503,19 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 	}
 	/* It may be half of a write, see tell_lost(); or comes again. */
 	if (unlikely(*error) && *error != BLK_STS_DM_REQUEUE &&
-	    (bio->bi_opf & REQ_PREFLUSH))
-		cmpxchg(&lf->lost, 0, DM_LOOP_LOST_UNTOLD);
+	    (bio->bi_opf & REQ_PREFLUSH) && !dm_loop_is_lost(lf))
+		dm_loop_file_lost(lf);
 	end_write(lf, io);
 	give_memcg(io);
 	return DM_ENDIO_DONE;
+}
+
+/* Half of a write may wait until it is resumed, see tell_lost(). */
+static void loop_presuspend(struct dm_target *ti)
+{
+	struct dm_loop_target *lt = ti->private;
+
+	lt->lost = dm_loop_is_lost(lt->lf);
 }
 
 static void loop_postsuspend(struct dm_target *ti)
@@ -511,15 +539,18 @@ static int loop_preresume(struct dm_target *ti)
 	return r;
 }
 
+/*
+ * The link is not made in ctr, as the slaves folder is there only after the first
+ * load.  Nor here, where I/O to the device still waits: who holds the lock that the
+ * link takes may wait for such I/O (sync_bdevs() of 6.1), or memory may.
+ */
 static void loop_resume(struct dm_target *ti)
 {
 	struct dm_loop_target *lt = ti->private;
 
 	lt->used = true;
-	/* Not in ctr: the slaves folder is there only after the first load. */
-	if (!lt->linked && !lt->by_file)
-		lt->linked = !bd_link_disk_holder(lt->lf->bdev,
-						  target_disk(lt));
+	if (!lt->by_file)
+		schedule_work(&lt->link);
 }
 
 /*
@@ -685,6 +716,7 @@ static struct target_type loop_target = {
 	.dtr = loop_dtr,
 	.map = loop_map,
 	.end_io = loop_end_io,
+	.presuspend = loop_presuspend,
 	.postsuspend = loop_postsuspend,
 	.preresume = loop_preresume,
 	.resume = loop_resume,
@@ -697,7 +729,7 @@ static struct target_type loop_target = {
 #ifdef DEBUG
 atomic_t dm_loop_owned[DM_LOOP_NR_OWNED];
 
-/* The tests look for these lines. */
+/* The tests look for these lines, and that they were looked for. */
 static void report_leaks(void)
 {
 	static const char *const names[] = {
@@ -717,6 +749,7 @@ static void report_leaks(void)
 		if (n)
 			pr_err("leak: %d %s\n", n, names[i]);
 	}
+	pr_info("looked for leaks\n");
 }
 #else
 static void report_leaks(void) { }

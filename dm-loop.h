@@ -236,6 +236,9 @@ struct dm_loop_file {
 /* No time that lf->lost could have */
 #define DM_LOOP_LOST_UNTOLD 1
 
+/* How long a part of a write may be on its way through device-mapper. */
+#define DM_LOOP_LOST_TIME (30 * HZ)
+
 /* A guess is not worth more memory: 8 MiB. */
 #define DM_LOOP_HINT_LEAVES 8192
 
@@ -255,7 +258,9 @@ struct dm_loop_file {
  *	holds the device
  * @active: resumed, under lf->lock
  * @used: was resumed once, so that its limits are settled
- * @linked: shown in the holders and slaves folders of sysfs
+ * @lost: flushes failed when it was suspended, and go on to when it is resumed
+ * @link: shows it in the holders and slaves folders of sysfs
+ * @linked: that is done
  * @mapped: option: never send I/O through the filesystem
  * @no_discard: option: never give blocks back
  * @unshare: option: make shared ranges the file's own when it is loaded
@@ -274,6 +279,8 @@ struct dm_loop_target {
 	struct dm_dev dev;
 	bool active;
 	bool used;
+	bool lost;
+	struct work_struct link;
 	bool linked;
 	bool mapped;
 	bool no_discard;
@@ -293,6 +300,7 @@ enum dm_loop_io_flags {
 	DM_LOOP_IO_FUA = 1 << 4,	/* ends only when it is safe */
 	DM_LOOP_IO_SYNCED = 1 << 5,	/* on the device; being committed */
 	DM_LOOP_IO_FILL = 1 << 6,	/* writes to one extent without data */
+	DM_LOOP_IO_LOST = 1 << 7,	/* came when flushes failed */
 };
 
 /**
@@ -300,7 +308,7 @@ enum dm_loop_io_flags {
  * @lt: the target it came to
  * @work: file mode: does it
  * @iocb: file mode: tries to do it without waiting, before that
- * @ret: file mode: what came of @iocb
+ * @ret: file mode: what came of @iocb; else of a fill that is tried again
  * @iocb_users: file mode: who still looks at @iocb: its sender, its completion
  * @memcg: file mode: whose memory it takes; else NULL
  * @sector: first sector in the file
@@ -351,6 +359,24 @@ static inline bool dm_loop_needs_sync(const struct dm_loop_file *lf)
 	       READ_ONCE(lf->lost);
 }
 
+/*
+ * Is data lost, when a commit ended with @r?  One that waits for a server can be
+ * interrupted; then the data is still dirty.
+ */
+static inline bool dm_loop_lost_data(int r)
+{
+	return r && r != -EINTR && r != -ERESTARTSYS;
+}
+
+/* Do flushes fail that come now? */
+static inline bool dm_loop_is_lost(const struct dm_loop_file *lf)
+{
+	unsigned long lost = READ_ONCE(lf->lost);
+
+	return lost && (lost == DM_LOOP_LOST_UNTOLD ||
+			!time_after(jiffies, lost + DM_LOOP_LOST_TIME));
+}
+
 /* dm-loop.c */
 bool dm_loop_start_write(struct dm_loop_file *lf, struct bio *bio);
 
@@ -368,6 +394,7 @@ void dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 void dm_loop_file_stat(const struct dm_loop_file *lf, struct kstat *stat);
 void dm_loop_file_wrote(struct dm_loop_file *lf);
 void dm_loop_file_failed(struct dm_loop_file *lf);
+void dm_loop_file_lost(struct dm_loop_file *lf);
 void dm_loop_file_touch(struct dm_loop_file *lf);
 void dm_loop_file_event(struct dm_loop_file *lf);
 int dm_loop_file_check(struct dm_loop_target *lt, char *result,
@@ -384,7 +411,6 @@ void dm_loop_defer_sync(struct dm_loop_file *lf, struct bio *bio);
 void dm_loop_defer_file(struct dm_loop_file *lf, struct bio *bio);
 int dm_loop_locate(struct dm_loop_file *lf, sector_t start, sector_t end);
 int dm_loop_sync(struct dm_loop_file *lf);
-void dm_loop_lost(struct dm_loop_file *lf);
 void dm_loop_fill_stop(struct dm_loop_file *lf);
 const struct dm_loop_fs *dm_loop_fill_fs(const struct dm_loop_file *lf);
 bool dm_loop_can_fill(struct dm_loop_file *lf);

@@ -9,6 +9,9 @@ set -Eeuo pipefail
 state=/run/dmloop
 mkdir -p "$state"
 
+# shellcheck source=test/vm/reports.sh
+. "$(dirname "${BASH_SOURCE[0]}")/reports.sh"
+
 # ------------------------------------------------------------- how it ends --
 
 # Where in the test it was: the calls, innermost first, without those in here.
@@ -162,10 +165,10 @@ kmsg_has()
 	kmsg_since "${2:-}" | grep -E -- "$1" >/dev/null
 }
 
-# allow_kmsg REGEX: such a line in the kernel log is meant, and no failure.
-allow_kmsg()
+# allow REGEX...: such a line in the kernel log, or in what --verify says, is meant, and no failure.
+allow()
 {
-	printf '%s\n' "$1" >>"$state.allow"
+	printf '%s\n' "$@" >>"$state.allow"
 }
 
 # --------------------------------------------------------- random, the same --
@@ -445,6 +448,14 @@ soon()
 	fail "$text: not after ten seconds ($*)"
 }
 
+# shut_down FOLDER: the filesystem there ends without writing back what is in its journal
+shut_down()
+{
+	allow 'XFS .*[Ss]hut(ting)? down' 'EXT4-fs .*shut down' 'Aborting journal' \
+		'dm-loop: inode [0-9]+: cannot' "cannot verify .*: ${errno_text[EIO]}"
+	xfs_io -x -c shutdown "$1"
+}
+
 # host_is TABLE...: of the device host, from now on; what is mounted on it writes nothing back before
 host_is()
 {
@@ -470,11 +481,42 @@ slowly()
 
 # ---------------------------------------------------------------- self-test --
 
-# What differs between the maps of all devices and the filesystems' own. A filesystem that
-# is frozen or dead says nothing.
+# What differs between the maps of all devices and the filesystems' own, and whatever else
+# --verify complains of. A filesystem that is frozen says nothing.
 verify_devices()
 {
-	[ ! -e /sys/module/dm_loop ] || timeout 60 dmlosetup --verify 2>/dev/null | grep differs || true
+	local said status=0
+	[ -e /sys/module/dm_loop ] || return 0
+	said=$(timeout $((60 * ${DMLOOP_TIME_FACTOR:-1})) dmlosetup --verify 2>&1) || status=$?
+	case $status in
+	0) ;;
+	1) grep -vE ": (ok [0-9]+|file|released)\$|: ${errno_text[EAGAIN]}\$" <<<"$said" | not_allowed || true ;;
+	*) echo "--verify: status $status: $said" ;;
+	esac
+}
+
+# fs_disks: the test disks with ext4 or xfs that are mounted now, each with its filesystem
+fs_disks()
+{
+	awk '$1 ~ "^/dev/vd" && $3 ~ "^(ext4|xfs)$" { print $1, $3 }' /proc/mounts | sort -u
+}
+
+fsck_fs()
+{
+	case $2 in
+	ext4) e2fsck -fn "$1" ;;
+	xfs) xfs_repair -n "$1" ;;
+	esac >"$state/fsck.log" 2>&1
+}
+
+# check_fs DEVICE TYPE: is it sound? What was shut down is mounted first, for its log.
+check_fs()
+{
+	local dir=$state/fsck
+	! fsck_fs "$@" || return 0
+	mkdir -p "$dir"
+	mount -t "$2" "$1" "$dir" && umount "$dir" && fsck_fs "$@" ||
+		printf '%s on %s is damaged: %s\n' "$2" "$1" "$(tail -n 20 "$state/fsck.log")"
 }
 
 verify_before()
@@ -517,8 +559,9 @@ cleanup_devices()
 (
 	trap - ERR
 	set +e
-	local try name dir left='' differs
+	local try name dir left='' differs disks damaged
 	differs=$(verify_devices)
+	disks=$(fs_disks)
 	for try in 1 2 3 4 5; do
 		left=
 		# A suspended device blocks everything above it.
@@ -545,7 +588,10 @@ cleanup_devices()
 	done >/dev/null 2>&1
 	[ -z "$left" ] || echo "cannot clean up:$left"
 	[ -z "$differs" ] || echo "map and filesystem differ: $differs"
-	[ -z "$left$differs" ]
+	damaged=$([ -n "$left" ] || [ -z "$disks" ] ||
+		while read -r name dir; do check_fs "$name" "$dir"; done <<<"$disks")
+	[ -z "$damaged" ] || echo "$damaged"
+	[ -z "$left$differs$damaged" ]
 )
 
 # With kmemleak: what the module has lost, looked for while its functions have names.

@@ -66,7 +66,7 @@ is_direct()
 # [offset=BYTES] [cannot_punch=1] by_file FILESYSTEM FILE REASON [DIRECT]: use it, and compare
 by_file()
 {
-	local fs=$1 file=$2 direct=${4:-0} loop
+	local fs=$1 file=$2 direct=${4:-0} loop n m
 	note "$fs: $file ${offset:-}"
 	truncate -s 16M "$file"
 	fails "EOPNOTSUPP:loop: $3 \(-(EOPNOTSUPP|[0-9]+)\)" \
@@ -87,6 +87,14 @@ by_file()
 	cp /mnt/top/data /mnt/top/copy
 	rm /mnt/top/data
 	fstrim /mnt/top || true
+	# A flush that belongs to a write has its place, of any alignment (__send_empty_flush()).
+	# Each folder is a block more in the journal.
+	for n in 1 2 3 4 5 6; do
+		for ((m = 0; m < n; m++)); do
+			mkdir -p "/mnt/top/$n/$m"
+		done
+		check "a commit" sync -f /mnt/top
+	done
 	umount /mnt/top
 	check "all by file I/O" test "$(status_field x file_ios)" -gt 0
 	# suspend gives it back here too
@@ -174,6 +182,7 @@ fuse_dies()
 {
 	local writer status=0 was ios
 	note "the program is killed"
+	allow 'Buffer I/O error on dev dm-' 'dm-loop: inode [0-9]+: cannot'
 	was=$(events)
 	ios=$(status_field x file_ios)
 	while dd if=/dev/zero of="$dev" bs=64k count=16 oflag=direct conv=notrunc,fsync status=none; do
@@ -200,6 +209,48 @@ fuse_dies()
 	umount /mnt/fuse
 }
 
+# reads_wait N: so many of our workers, at least, wait for the host's disk
+reads_wait()
+{
+	# shellcheck disable=SC2009 # by state
+	[ "$(ps -eo stat,comm | grep -c '^D.*kworker.*dm-loop')" -ge "$1" ]
+}
+
+# Reads that have to wait for the disk do so side by side, and one that has not waits for none of them.
+side_by_side()
+{
+	local image=/mnt/host/image disk size reader
+	note "reads side by side"
+	modprobe dm-delay
+	disk=$(free_disk)
+	size=$(sectors "$disk")
+	dmsetup create host --table "0 $size linear $disk 0"
+	make_fs ext4 /dev/mapper/host
+	mkdir -p /mnt/host
+	mount -o data=journal,noatime /dev/mapper/host /mnt/host
+	written_file "$image" $((16 << 20))
+	dev=$(loop_dev x "$image")
+	same "mode" "$(status_field x mode)" file
+	drop_caches
+	# What comes now is in the page cache, and so is where all of it lies.
+	head -c 64K "$image" >"$state/cached"
+	filefrag "$image" >/dev/null
+	host_is 0 "$size" delay "$disk" 0 4000 "$disk" 0 0
+	fio --name=x --filename="$dev" --rw=randread --bs=4k --offset=8m --size=8m --number_ios=8 --direct=1 \
+		--ioengine=libaio --iodepth=8 --iodepth_batch=8 --output="$state/fio.log" &
+	reader=$!
+	soon "some wait for the disk" reads_wait 4
+	dd if="$dev" of="$state/read" bs=4k count=16 iflag=direct status=none
+	check "they still do" reads_wait 4
+	check "what was cached is read" cmp "$state/read" "$state/cached"
+	wait "$reader"
+	dmsetup remove x
+	host_is 0 "$size" linear "$disk" 0
+	umount /mnt/host
+	dmsetup remove host
+}
+
+side_by_side
 dir=$(mkfs_mount tmpfs)
 by_file tmpfs "$dir/image" "Filesystem cannot be mapped"
 

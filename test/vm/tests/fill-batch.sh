@@ -10,7 +10,7 @@ tracing=/sys/kernel/tracing
 # Bios that wait together, as the host is frozen: 64 of 4 KiB, in any order.
 batch()
 {
-	local fs=$1 dir=$2 file=$2/image fills i pid
+	local fs=$1 dir=$2 file=$2/image pid
 	note "neighbours"
 	truncate -s 16M "$file"
 	dev=$(loop_dev x "$file")
@@ -18,12 +18,7 @@ batch()
 	fio --name=x --filename="$dev" --rw=randwrite --bs=4k --size=256k --direct=1 --ioengine=libaio \
 		--iodepth=64 --iodepth_batch=64 --output="$state/fio.log" &
 	pid=$!
-	for ((i = 0; i < 200; i++)); do
-		read -r -a fills <"/sys/block/$(dmsetup info -c --noheadings -o blkdevname x)/inflight"
-		[ "${fills[1]}" -lt 64 ] || break
-		sleep 0.1
-	done
-	same "writes that wait" "${fills[1]}" 64
+	soon "64 writes wait" in_flight 64
 	[ "$fs" != ext4 ] || trace_events dm_loop/dm_loop_fill
 	trace_begin
 	fsfreeze -u "$dir"
@@ -36,6 +31,54 @@ batch()
 	dmsetup remove x
 	rm "$file"
 }
+
+# in_flight N: so many writes to the device wait, or more if some were cut
+in_flight()
+{
+	local now
+	read -r -a now <"/sys/block/$(dmsetup info -c --noheadings -o blkdevname x)/inflight"
+	[ "${now[1]}" -ge "$1" ]
+}
+
+# A hole is shorter than it was when map() looked, as its end was being written then. One write goes
+# over that end, others lie far apart within it: what is between them are no zeroes.
+over_an_end()
+{
+	local file=/mnt/host/image disk i within=()
+	note "a write over the end of a hole, and others in it"
+	echo 2 >/proc/sys/vm/nr_hugepages
+	if [ "$(</proc/sys/vm/nr_hugepages)" = 0 ]; then
+		note "no huge pages here"
+		return
+	fi
+	for ((i = 0; i < 20; i++)); do
+		within+=("$((8 * i + 4)):1:3")
+	done
+	disk=$(free_disk)
+	dmsetup create host --table "0 $(sectors "$disk") linear $disk 0"
+	make_fs "$1" /dev/mapper/host
+	mkdir -p /mnt/host
+	mount /dev/mapper/host /mnt/host
+	truncate -s 16M "$file"
+	dev=$(loop_dev x "$file")
+	# What the filesystem has to read for it is in memory then.
+	writes "$dev" 8192:8:1
+	dmsetup suspend --noflush --nolockfs host
+	writes "$dev" 2040:8:1 &
+	soon "the worker writes" has_filled 2
+	writes "$dev" 0:2048:2 "${within[@]}" 2001:1:3 &
+	soon "others wait" in_flight 23
+	dmsetup resume host
+	wait
+	echo 0 >/proc/sys/vm/nr_hugepages
+	same "what is there" "$(head -c 1M "$dev" | tr -d '\1\2\3' | wc -c)" 0
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup remove x
+	umount /mnt/host
+	dmsetup remove host
+}
+
+has_filled() { [ "$(status_field x fills)" = "$1" ]; }
 
 # What a flush commits it commits in one call; another may come a second after the first write.
 commits()
@@ -129,7 +172,7 @@ write_all()
 
 fragments()
 {
-	local dir=$2 size=$(($(rounds 48) << 20)) loop ours theirs
+	local dir=$2 size=$(($(rounds 192) << 20)) loop ours theirs
 	[ -z "${DMLOOP_ALL:-}${DMLOOP_SOAK:-}" ] || size=$((1 << 30))
 	note "pieces after $((size >> 20)) MiB of random first writes"
 	truncate -s "$size" "$dir/theirs"
@@ -181,6 +224,7 @@ all()
 {
 	[ "$1" != ext4 ] || far_apart "$2"
 	batch "$@"
+	over_an_end "$1"
 	[ "$1" != xfs ] || commits "$2"
 	chunk "$@"
 	fragments "$@"

@@ -105,7 +105,13 @@ flush()
 
 	note "for reading"
 	dev=$(loop_dev -r x "$file")
-	digest "$dev" >/dev/null
+	was=$(digest "$dev")
+	# A device above may be writable, and the block layer lets it.
+	dmsetup create top --table "0 $(sectors "$dev") linear $dev 0"
+	fails EIO xfs_io -d -c "pwrite -q 0 4k" /dev/mapper/top
+	fails EIO xfs_io -d -c "pwrite -q 3m 4k" /dev/mapper/top
+	dmsetup remove top
+	same "what it has" "$(digest "$dev")" "$was"
 	same "calls of the filesystem" "$(status_field x fsyncs)" 0
 	dmsetup remove x
 

@@ -215,6 +215,15 @@ freeze_by_file()
 	dmsetup remove x
 	check "the file" pattern check 4 0 $((1 << 20)) < <(tail -c +6291457 "$file" | head -c 1M)
 
+	note "suspend and remove, with nothing to be committed"
+	dev=$(loop_dev x "$file")
+	sync "$dev"
+	fsfreeze -f "$2"
+	check "suspend does not hang" timeout 20 dmsetup suspend x
+	check "nor does remove" timeout 20 dmsetup remove x
+	fsfreeze -u "$2"
+	is_free "$file"
+
 	note "remove"
 	dev=$(loop_dev x "$file")
 	put 5 2

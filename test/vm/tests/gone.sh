@@ -96,6 +96,7 @@ ext4_tells()
 
 after_error()
 {
+	allow 'EXT4-fs error' 'Aborting journal' 'EXT4-fs .*Remounting filesystem read-only' 'dm-loop: inode [0-9]+: cannot'
 	note "an error of the filesystem: ext4"
 	small_fs ext4 -o errors=remount-ro
 	image
@@ -123,11 +124,33 @@ after_shutdown()
 	put 2 8
 	sync "$dev"
 	wait_event
-	xfs_io -x -c shutdown /mnt/small
+	shut_down /mnt/small
 	fails 'Input/output error|Read-only file system' put 3 9
 	fails_soon
 	event_came "shut down"
 	end_of
+}
+
+# A clone is written by file I/O, and nothing of it can be read any more.
+by_file()
+{
+	note "shut down, in file mode"
+	small_fs xfs
+	pattern write 1 0 $((4 << 20)) >/mnt/small/image
+	cp --reflink=always /mnt/small/image /mnt/small/clone
+	sync -f /mnt/small
+	dev=$(loop_dev x /mnt/small/image)
+	same "mode" "$(status_field x mode)" file
+	put 1 0
+	sync "$dev"
+	wait_event
+	shut_down /mnt/small
+	fails EIO put 3 1
+	event_came "shut down"
+	fails EIO sync "$dev"
+	check "the device can be suspended" timeout 20 dmsetup suspend x
+	check "and removed" timeout 20 dmsetup remove x
+	check "nothing keeps the filesystem" umount /mnt/small
 }
 
 # A first write that no flush had committed is lost: the flush after it must say so. On
@@ -171,5 +194,6 @@ flush_fails()
 after_error
 after_shutdown ext4
 after_shutdown xfs
+by_file
 flush_fails ext4
 flush_fails xfs

@@ -27,3 +27,43 @@ fails "ENOENT:/nothing" cat /nothing
 for program in fio jq xfs_io cryptsetup lvm dmsetup kpartx filefrag lsattr; do
 	check "the guest has $program" command -v "$program"
 done
+
+note "what the kernel says of faults, of damage and of leaks is noticed"
+while IFS= read -r line; do
+	[ -n "$(kernel_reports <<<"$line")" ] || fail "not noticed: $line"
+done <<-'EOT'
+	BUG: KASAN: slab-use-after-free in dm_loop_map+0x1/0x2 [dm_loop]
+	WARNING: possible circular locking dependency detected
+	INFO: task dmsetup:1 blocked for more than 60 seconds.
+	dm-loop: leak: 1 pins
+	dm-loop: inode 12: cannot sync
+	EXT4-fs error (device vda): ext4_find_extent:936: inode #12: comm x: pblk 1 bad header/extent
+	JBD2: Detected IO errors while flushing file data on vda-8
+	XFS (vda): Corruption detected. Unmount and run xfs_repair
+	XFS (vda): metadata I/O error in "xfs_buf_ioend" at daddr 0x1 len 8 error 5
+	BTRFS error (device vda): bdev /dev/vda errs: wr 1, rd 0, flush 0, corrupt 0, gen 0
+	Buffer I/O error on dev dm-0, logical block 0, lost async page write
+EOT
+while IFS= read -r line; do
+	[ -z "$(kernel_reports <<<"$line")" ] || fail "taken for a fault: $line"
+done <<-'EOT'
+	dm_loop: loading out-of-tree module taints kernel.
+	EXT4-fs (vda): mounted filesystem with ordered data mode. Quota mode: none.
+	XFS (vda): Ending clean mount
+EOT
+
+damage()
+{
+	local disk
+	disk=$(findmnt -no SOURCE "$2")
+	written_file "$2/file" 65536
+	umount "$2"
+	same "no damage" "$(check_fs "$disk" "$1")" ""
+	case $1 in
+	ext4) debugfs -w -R 'clri <12>' "$disk" 2>/dev/null ;;
+	xfs) xfs_db -x -c 'sb 0' -c 'write icount 9999' "$disk" >/dev/null ;;
+	esac
+	matches "damage is noticed" "$(check_fs "$disk" "$1")" "^$1 on $disk is damaged"
+}
+for_each_fs damage
+allow 'EXT4-fs error' 'XFS .*([Cc]orruption|Internal error)'

@@ -62,8 +62,8 @@ shown()
 {
 	local disk=$1 dm
 	dm=$(basename "$(sysfs /dev/mapper/x)")
+	soon "$disk has the holder $dm" test -e "/sys/class/block/$disk/holders/$dm"
 	check "$dm has the slave $disk" test -e "/sys/block/$dm/slaves/$disk"
-	check "$disk has the holder $dm" test -e "/sys/class/block/$disk/holders/$dm"
 	matches "lsblk" "$(lsblk -nro NAME "/dev/$disk")" "^x$"
 }
 

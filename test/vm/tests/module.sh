@@ -34,4 +34,9 @@ umount "$dir"
 
 modprobe dm-loop
 check "modprobe dm-loop" test -e /sys/module/dm_loop
+mark=$(kmsg_mark)
 rmmod dm_loop
+# as the debug kernel has
+if [ -e /sys/kernel/debug/kmemleak ]; then
+	check "it is built with DEBUG" kmsg_has 'dm-loop: looked for leaks' "$mark"
+fi

@@ -47,8 +47,14 @@ quiet()
 	if wait $!; then echo event; else echo quiet; fi
 }
 
-break_ext4() { echo 1 >"/sys/fs/ext4/$(basename "$(findmnt -n -o SOURCE "$1")")/trigger_fs_error"; }
-break_xfs() { xfs_io -x -c shutdown "$1"; }
+break_ext4()
+{
+	# shellcheck disable=SC2154 # errno_text is set in lib.sh
+	allow 'EXT4-fs error' 'EXT4-fs .*Remounting filesystem read-only' 'Aborting journal' \
+		'dm-loop: inode [0-9]+: cannot' "cannot verify .*: ${errno_text[EIO]}" "cannot verify .*: ${errno_text[EROFS]}"
+	echo 1 >"/sys/fs/ext4/$(basename "$(findmnt -n -o SOURCE "$1")")/trigger_fs_error"
+}
+break_xfs() { shut_down "$1"; }
 
 # A filesystem that found an error in itself gives no blocks any more.
 broken()

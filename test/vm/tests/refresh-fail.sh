@@ -7,6 +7,9 @@
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"
 
+# Of the filesystem on our device, when that of the host is full.
+allow 'EXT4-fs .*dm-[0-9]' 'Buffer I/O error on dev(ice)? dm-' 'JBD2: .*dm-' 'Aborting journal on device dm-'
+
 goes_on()
 {
 	resume disk

@@ -13,9 +13,10 @@ table_word()
 	dmsetup table disk | cut -d' ' -f"$1"
 }
 
-slaves()
+# is_below DISK: and no other
+is_below()
 {
-	ls "/sys/block/$(dmsetup info -c --noheadings -o blkdevname disk)/slaves"
+	[ "$(ls "/sys/block/$(dmsetup info -c --noheadings -o blkdevname disk)/slaves")" = "$1" ]
 }
 
 # the disk below a folder
@@ -30,7 +31,7 @@ replaced()
 	same "its file" "$(table_word 4)" "$(escape "$2")"
 	same "it is in use" "$(state_of disk)" Active
 	table_is_right disk
-	same "the disk below" "$(slaves)" "$(disk_of "$2")"
+	soon "the disk below" is_below "$(disk_of "$2")"
 	check "the old file is free" truncate -s +1 "$1"
 	fails ETXTBSY truncate -s +1 "$2"
 }

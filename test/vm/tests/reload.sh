@@ -37,6 +37,30 @@ writer()
 	echo "$key" >"$state/key"
 }
 
+is_syncing()
+{
+	grep -q '(sync) D' "/proc/$1/stat"
+}
+
+# What is written back waits for the resume, under a lock of the block layer.
+with_sync()
+{
+	local file=$1 pid status=0
+	note "sync(2) waits for a device that is reloaded"
+	exec 8<>"$dev"
+	dmsetup suspend r
+	pattern write 9 0 $((1 << 20)) | dd of="$dev" bs=64K iflag=fullblock conv=notrunc status=none
+	sync &
+	pid=$!
+	soon "it waits" is_syncing $pid
+	dmsetup table r | dmsetup load r
+	timeout 20 dmsetup resume r || status=$?
+	same "resume" "$status" 0
+	wait $pid
+	exec 8<&-
+	check "what was written" pattern check 9 0 $((1 << 20)) < <(head -c 1M "$file")
+}
+
 with_io()
 {
 	local file=$1 pid i
@@ -69,6 +93,7 @@ reload()
 
 	note "reload while there is I/O"
 	with_io "$file"
+	with_sync "$file"
 	# Filled through the old table between load and resume: the new one must know.
 	dmsetup remove r
 	truncate -s 0 "$file"

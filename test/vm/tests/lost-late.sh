@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# DESCRIPTION: a write that came when flushes failed fails whenever it ends, and no flush that comes much later does
+# LONG: waits twice for the half minute in which flushes fail
+# TIMEOUT: 240
+
+# shellcheck disable=SC2154 # state is set in lib.sh
+
+# fail_once: a flush fails, and all is well with the disk again
+fail_once()
+{
+	xfs_io -d -c "pwrite -q 0 4k" "$dev"
+	host_is 0 $size error
+	fails "Input/output error" xfs_io -d -c fsync "$dev"
+	host_is 0 $size linear "$disk" 0
+}
+
+put_fua()
+{
+	dd if=/dev/zero of="$dev" bs=4096 count=1 oflag=direct,dsync conv=notrunc status=none
+}
+
+allow 'Buffer I/O error' 'dm-loop: inode [0-9]+: cannot'
+disk=$(disk 0)
+size=$((128 << 11))
+dmsetup create host --table "0 $size linear $disk 0"
+make_fs vfat /dev/mapper/host
+mkdir -p /mnt/host
+mount /dev/mapper/host /mnt/host
+image=/mnt/host/image
+dd if=/dev/zero of="$image" bs=1M count=8 conv=fsync status=none
+dev=$(loop_dev x "$image")
+
+# It may be the half of a write whose other half has failed.
+note "a FUA write that comes soon and ends late"
+fail_once
+dmsetup suspend --noflush --nolockfs host
+put_fua 2>"$state/said" &
+writer=$!
+# More than DM_LOOP_LOST_TIME
+sleep 33
+check "it waits" kill -0 $writer
+dmsetup resume host
+! wait $writer || fail "it did not fail"
+matches "it says so" "$(<"$state/said")" "Input/output error"
+check "one that comes now does not" put_fua
+
+note "nobody asks for half a minute"
+fail_once
+sleep 33
+dmsetup suspend x
+dmsetup resume x
+check "a flush" xfs_io -d -c fsync "$dev"
+check "a FUA write" put_fua
+dmsetup remove x
+umount /mnt/host
+dmsetup remove host
