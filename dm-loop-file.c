@@ -1262,11 +1262,12 @@ int dm_loop_file_activate(struct dm_loop_target *lt, const char **why)
 
 	mutex_lock(&lf->lock);
 	if (!lt->active) {
+		/* Also when this fails: then the old table goes all the same. */
+		lost_before(lt);
 		r = check_same_file(lt, lf, why) ?: pin_for(lt, lf, why);
 		if (!r) {
 			lt->active = true;
 			lf->active++;
-			lost_before(lt);
 		}
 	}
 	mutex_unlock(&lf->lock);

@@ -804,7 +804,9 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 {
 	struct dm_loop_plan *plan = &run->plan;
 	struct dm_loop_file *lf = run->lf;
+	unsigned int i = 0, k = 0;
 	bool failed = false;
+	int alone[ROUND];
 	struct bio *bio;
 	int r = 0;
 
@@ -819,10 +821,10 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 	 */
 	if (run->error)
 		bio_list_for_each(bio, &plan->bios)
-			dm_loop_io(bio)->ret = retry_alone(run, bio);
+			alone[i++] = retry_alone(run, bio);
 	while ((bio = bio_list_pop(&plan->bios))) {
 		if (run->error)
-			r = dm_loop_io(bio)->ret ?: promote_alone(run, bio);
+			r = alone[k++] ?: promote_alone(run, bio);
 		failed |= r;
 		end_later(lf, bio, r, done);
 	}

@@ -501,9 +501,13 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 		dm_loop_defer_sync(lf, bio);
 		return DM_ENDIO_INCOMPLETE;
 	}
-	/* It may be half of a write, see tell_lost(); or comes again. */
+	/*
+	 * It may be half of a write, see tell_lost(); or comes again.  One that
+	 * fails because others have, before it came, is no other loss.
+	 */
 	if (unlikely(*error) && *error != BLK_STS_DM_REQUEUE &&
-	    (bio->bi_opf & REQ_PREFLUSH) && !dm_loop_is_lost(lf))
+	    (bio->bi_opf & REQ_PREFLUSH) &&
+	    !(io->flags & DM_LOOP_IO_LOST) && !dm_loop_is_lost(lf))
 		dm_loop_file_lost(lf);
 	end_write(lf, io);
 	give_memcg(io);
@@ -520,7 +524,11 @@ static void loop_presuspend(struct dm_target *ti)
 
 static void loop_postsuspend(struct dm_target *ti)
 {
-	dm_loop_file_deactivate(ti->private);
+	struct dm_loop_target *lt = ti->private;
+
+	/* One that was told while bios were drained may be old when it is resumed. */
+	lt->lost |= dm_loop_is_lost(lt->lf);
+	dm_loop_file_deactivate(lt);
 	dm_loop_file_release_idle(ti);
 }
 

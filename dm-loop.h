@@ -308,7 +308,7 @@ enum dm_loop_io_flags {
  * @lt: the target it came to
  * @work: file mode: does it
  * @iocb: file mode: tries to do it without waiting, before that
- * @ret: file mode: what came of @iocb; else of a fill that is tried again
+ * @ret: file mode: what came of @iocb
  * @iocb_users: file mode: who still looks at @iocb: its sender, its completion
  * @memcg: file mode: whose memory it takes; else NULL
  * @sector: first sector in the file

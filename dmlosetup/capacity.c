@@ -359,11 +359,14 @@ static int resume_only(const struct loop_device *dev)
 	char *reason;
 	int err;
 
-	err = dm_resume(dev->id.name, NULL);
+	/* what cannot be opened cannot be locked */
+	err = lock == -EBUSY || lock == -EINTR ? lock :
+	      dm_resume(dev->id.name, NULL);
 	if (err) {
 		reason = kmsg_reason(kmsg, dev->id.major, dev->id.minor,
 				     dev->table.path);
 		complain("cannot resume %s: %s (%s)", shown(dev->id.node),
+			 lock == -EBUSY ? "another program has it locked" :
 			 reason ? reason : "see dmesg", strerror(-err));
 		free(reason);
 	}

@@ -155,14 +155,14 @@ void *xcalloc(size_t n, size_t size)
 	return checked(calloc(n, size));
 }
 
-/* For direct I/O, whatever the disk's sectors are. */
+/* Zeroes, for direct I/O whatever the disk's sectors are. */
 void *xaligned(size_t size)
 {
 	void *p;
 
 	if (posix_memalign(&p, 65536, size))
 		p = NULL;
-	return checked(p);
+	return memset(checked(p), 0, size);
 }
 
 char *xstrdup(const char *s)

@@ -264,6 +264,8 @@ static int open_files(struct replace *r)
 		return 0;
 	complain_errno(r->path ? -ESTALE : -errno,
 		       "cannot find the absolute path of %s", shown(r->file));
+	if (!fstat(r->copy.to, &r->new) && is_at(r->file, &r->new))
+		unlink(r->file);
 	return TOLD;
 }
 

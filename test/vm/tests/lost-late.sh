@@ -37,13 +37,17 @@ fail_once
 dmsetup suspend --noflush --nolockfs host
 put_fua 2>"$state/said" &
 writer=$!
+xfs_io -d -c fsync "$dev" 2>/dev/null &
+flush=$!
 # More than DM_LOOP_LOST_TIME
 sleep 33
 check "it waits" kill -0 $writer
 dmsetup resume host
 ! wait $writer || fail "it did not fail"
 matches "it says so" "$(<"$state/said")" "Input/output error"
-check "one that comes now does not" put_fua
+! wait $flush || fail "the flush did not fail"
+check "a flush that comes now does not" xfs_io -d -c fsync "$dev"
+check "nor does a FUA write" put_fua
 
 note "nobody asks for half a minute"
 fail_once
