@@ -193,7 +193,7 @@ full()
 	blkdiscard "$dev"
 	random seed $((1 << 30))
 	nospc=$(status_field x nospc)
-	check "model, seed $seed" model run -e -n -s "$seed" -t 4 "$dev" "$state/model" >&2
+	check "model, seed $seed" model run -e -n -s "$seed" -t $((4 * ${DMLOOP_TIME_FACTOR:-1})) "$dev" "$state/model" >&2
 	check "some found no space" test "$(status_field x nospc)" -gt "$nospc"
 	space_again
 	check "model, with space, seed $seed" model run -c -n -s "$seed" -t 3 "$dev" "$state/model" >&2
@@ -221,7 +221,7 @@ by_file()
 	pattern write 5 0 $((4 << 20)) >/mnt/small/filler
 	random seed $((1 << 30))
 	nospc=$(status_field x nospc)
-	check "model, seed $seed" model run -e -n -s "$seed" -t 4 "$dev" "$state/model" >&2
+	check "model, seed $seed" model run -e -n -s "$seed" -t $((4 * ${DMLOOP_TIME_FACTOR:-1})) "$dev" "$state/model" >&2
 	check "some found no space" test "$(status_field x nospc)" -gt "$nospc"
 	rm /mnt/small/filler
 	mount -o remount,size=32m /mnt/small
