@@ -432,7 +432,10 @@ static int loop_map(struct dm_target *ti, struct bio *bio)
 
 	io->lt = lt;
 	io->memcg = NULL;
-	io->flags = bio->bi_opf & REQ_FUA ? DM_LOOP_IO_FUA : 0;
+	io->flags = 0;
+	/* A flush may have the flags of the write that it belongs to. */
+	if ((bio->bi_opf & (REQ_FUA | REQ_PREFLUSH)) == REQ_FUA)
+		io->flags |= DM_LOOP_IO_FUA;
 	if (unlikely(READ_ONCE(lf->lost)) && dm_loop_is_lost(lf))
 		io->flags |= DM_LOOP_IO_LOST;
 	if (bio->bi_opf & REQ_PREFLUSH)
