@@ -456,6 +456,30 @@ shut_down()
 	xfs_io -x -c shutdown "$1"
 }
 
+# host_fs [-o MOUNT OPTIONS] TYPE [MKFS OPTIONS...]: a new filesystem in /mnt/host, on a device of
+# that name, so that what lies below it can change: a test disk, $host_disk of $host_size sectors
+host_fs()
+{
+	local opts=defaults
+	if [ "$1" = -o ]; then
+		opts=$2
+		shift 2
+	fi
+	host_disk=$(free_disk)
+	host_size=$(sectors "$host_disk")
+	dmsetup create host --table "0 $host_size linear $host_disk 0"
+	make_fs "$1" /dev/mapper/host "${@:2}"
+	mkdir -p /mnt/host
+	mount -o "$opts" /dev/mapper/host /mnt/host
+}
+
+# host_gone: with its filesystem
+host_gone()
+{
+	umount /mnt/host
+	dmsetup remove host
+}
+
 # host_is TABLE...: of the device host, from now on; what is mounted on it writes nothing back before
 host_is()
 {

@@ -34,14 +34,9 @@ zeroes()
 
 failing()
 {
-	local type=$1 disk size bad image=/mnt/host/image dev was broken=$((4 << 20)) far=$((6 << 20))
+	local type=$1 bad image=/mnt/host/image dev was broken=$((4 << 20)) far=$((6 << 20))
 	note "$type"
-	disk=$(disk 0)
-	size=$(sectors "$disk")
-	dmsetup create host --table "0 $size linear $disk 0"
-	make_fs "$type" /dev/mapper/host
-	mkdir -p /mnt/host
-	mount /dev/mapper/host /mnt/host
+	host_fs "$type"
 	fallocate -l 8M "$image"
 	sync -f "$image"
 	bad=$(place $broken)
@@ -50,9 +45,9 @@ failing()
 	dev=$(loop_dev x "$image")
 	same "mode" "$(status_field x mode)" mapped
 
-	host_is "0 $bad linear $disk 0
+	host_is "0 $bad linear $host_disk 0
 		$bad $piece error
-		$((bad + piece)) $((size - bad - piece)) linear $disk $((bad + piece))"
+		$((bad + piece)) $((host_size - bad - piece)) linear $host_disk $((bad + piece))"
 	was=$(status_field x promotes)
 	fails "Input/output error" at $broken "pwrite -q -S 1 %s 4096"
 	fails "Input/output error" at $((broken + 8192)) "pwrite -q -S 1 %s 16384"
@@ -61,7 +56,7 @@ failing()
 	check "a first write elsewhere" at $far "pwrite -q -S 2 %s 4096" -c fsync
 	check "is promoted" test "$(status_field x promotes)" -gt "$was"
 
-	host_is "0 $size linear $disk 0"
+	host_is "0 $host_size linear $host_disk 0"
 	zeroes "what failed is zeroes" $broken $((piece * 512))
 	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
 	check "and is written the next time" at $broken "pwrite -q -S 3 %s 4096" -c fsync
@@ -71,8 +66,7 @@ failing()
 		tr -d '\3' | wc -c)" 0
 	dmsetup remove x
 	same "old bytes in the file" "$(LC_ALL=C tr -cd "\\$(printf %o $old)" <"$image" | wc -c)" 0
-	umount /mnt/host
-	dmsetup remove host
+	host_gone
 }
 
 failing ext4

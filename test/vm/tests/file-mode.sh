@@ -219,15 +219,10 @@ reads_wait()
 # Reads that have to wait for the disk do so side by side, and one that has not waits for none of them.
 side_by_side()
 {
-	local image=/mnt/host/image disk size reader
+	local image=/mnt/host/image reader
 	note "reads side by side"
 	modprobe dm-delay
-	disk=$(free_disk)
-	size=$(sectors "$disk")
-	dmsetup create host --table "0 $size linear $disk 0"
-	make_fs ext4 /dev/mapper/host
-	mkdir -p /mnt/host
-	mount -o data=journal,noatime /dev/mapper/host /mnt/host
+	host_fs -o data=journal,noatime ext4
 	written_file "$image" $((16 << 20))
 	dev=$(loop_dev x "$image")
 	same "mode" "$(status_field x mode)" file
@@ -235,7 +230,7 @@ side_by_side()
 	# What comes now is in the page cache, and so is where all of it lies.
 	head -c 64K "$image" >"$state/cached"
 	filefrag "$image" >/dev/null
-	host_is 0 "$size" delay "$disk" 0 4000 "$disk" 0 0
+	host_is 0 "$host_size" delay "$host_disk" 0 4000 "$host_disk" 0 0
 	fio --name=x --filename="$dev" --rw=randread --bs=4k --offset=8m --size=8m --number_ios=8 --direct=1 \
 		--ioengine=libaio --iodepth=8 --iodepth_batch=8 --output="$state/fio.log" &
 	reader=$!
@@ -245,9 +240,8 @@ side_by_side()
 	check "what was cached is read" cmp "$state/read" "$state/cached"
 	wait "$reader"
 	dmsetup remove x
-	host_is 0 "$size" linear "$disk" 0
-	umount /mnt/host
-	dmsetup remove host
+	host_is 0 "$host_size" linear "$host_disk" 0
+	host_gone
 }
 
 side_by_side

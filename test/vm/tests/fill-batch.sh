@@ -44,7 +44,7 @@ in_flight()
 # over that end, others lie far apart within it: what is between them are no zeroes.
 over_an_end()
 {
-	local file=/mnt/host/image disk i within=()
+	local file=/mnt/host/image i within=()
 	note "a write over the end of a hole, and others in it"
 	# The debug kernel has none.
 	if ! echo 2 >/proc/sys/vm/nr_hugepages || [ "$(</proc/sys/vm/nr_hugepages)" = 0 ]; then
@@ -54,11 +54,7 @@ over_an_end()
 	for ((i = 0; i < 20; i++)); do
 		within+=("$((8 * i + 4)):1:3")
 	done
-	disk=$(free_disk)
-	dmsetup create host --table "0 $(sectors "$disk") linear $disk 0"
-	make_fs "$1" /dev/mapper/host
-	mkdir -p /mnt/host
-	mount /dev/mapper/host /mnt/host
+	host_fs "$1"
 	truncate -s 16M "$file"
 	dev=$(loop_dev x "$file")
 	# What the filesystem has to read for it is in memory then.
@@ -74,8 +70,7 @@ over_an_end()
 	same "what is there" "$(head -c 1M "$dev" | tr -d '\1\2\3' | wc -c)" 0
 	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
 	dmsetup remove x
-	umount /mnt/host
-	dmsetup remove host
+	host_gone
 }
 
 has_filled() { [ "$(status_field x fills)" = "$1" ]; }

@@ -10,9 +10,9 @@
 fail_once()
 {
 	xfs_io -d -c "pwrite -q 0 4k" "$dev"
-	host_is 0 $size error
+	host_is 0 "$host_size" error
 	fails "Input/output error" xfs_io -d -c fsync "$dev"
-	host_is 0 $size linear "$disk" 0
+	host_is 0 "$host_size" linear "$host_disk" 0
 }
 
 put_fua()
@@ -21,12 +21,7 @@ put_fua()
 }
 
 allow 'Buffer I/O error' 'dm-loop: inode [0-9]+: cannot'
-disk=$(disk 0)
-size=$((128 << 11))
-dmsetup create host --table "0 $size linear $disk 0"
-make_fs vfat /dev/mapper/host
-mkdir -p /mnt/host
-mount /dev/mapper/host /mnt/host
+host_fs vfat
 image=/mnt/host/image
 dd if=/dev/zero of="$image" bs=1M count=8 conv=fsync status=none
 dev=$(loop_dev x "$image")
@@ -57,5 +52,4 @@ dmsetup resume x
 check "a flush" xfs_io -d -c fsync "$dev"
 check "a FUA write" put_fua
 dmsetup remove x
-umount /mnt/host
-dmsetup remove host
+host_gone

@@ -42,21 +42,16 @@ above()
 	sync -f /mnt/above
 	sync "$image"
 	xfs_io -d -c "pwrite -q -b 1m -S 0x77 0 $bytes" /mnt/above/data
-	host_is 0 $size error
+	host_is 0 "$host_size" error
 	fails "Input/output error" xfs_io -r -c fsync "$image"
-	host_is 0 $size linear "$disk" 0
+	host_is 0 "$host_size" linear "$host_disk" 0
 	fails "Input/output error|Read-only" xfs_io -f -c "pwrite -q 0 4k" -c fsync /mnt/above/more
 	umount /mnt/above
 }
 
 allow 'Buffer I/O error' 'dm-loop: inode [0-9]+: cannot' 'EXT4-fs .*Remounting filesystem read-only' \
 	'EXT4-fs error' 'JBD2: .*[Ee]rror' 'Aborting journal'
-disk=$(disk 0)
-size=$((128 << 11))
-dmsetup create host --table "0 $size linear $disk 0"
-make_fs vfat /dev/mapper/host
-mkdir -p /mnt/host
-mount /dev/mapper/host /mnt/host
+host_fs vfat
 image=/mnt/host/image
 dd if=/dev/zero of="$image" bs=1M count=24 conv=fsync status=none
 dev=$(loop_dev x "$image")
@@ -67,11 +62,11 @@ check "a flush" xfs_io -d -c fsync "$dev"
 
 note "a write that is in the page cache of a disk that is gone"
 put 1
-host_is 0 $size error
+host_is 0 "$host_size" error
 mark=$(kmsg_mark)
 dmsetup suspend x
 check "the kernel log" kmsg_has "cannot commit what was not flushed" "$mark"
-host_is 0 $size linear "$disk" 0
+host_is 0 "$host_size" linear "$host_disk" 0
 dmsetup resume x
 goes_on_after_a_while
 
@@ -81,7 +76,7 @@ dmsetup remove x
 
 # The second half goes to another file than the flush that failed.
 note "a filesystem above, whose journal is in another file"
-other=$(mkfs_mount -d 1 xfs)/image
+other=$(mkfs_mount xfs)/image
 dd if=/dev/zero of="$other" bs=1M count=24 conv=fsync status=none
 dmsetup create x <<-EOF
 	0 $((24 << 11)) loop $image 0
@@ -90,5 +85,4 @@ EOF
 # Some of it is in the file that is lost, wherever ext4 begins.
 above 32 -b 4096 -J size=4,location=8192
 dmsetup remove x
-umount /mnt/host
-dmsetup remove host
+host_gone

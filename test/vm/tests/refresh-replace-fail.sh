@@ -172,10 +172,7 @@ late()
 	refreshed=$!
 
 	note "its table comes late"
-	dmsetup create host --table "0 $(blockdev --getsz "$(disk 2)") linear $(disk 2) 0"
-	make_fs ext4 /dev/mapper/host
-	mkdir -p /mnt/host
-	mount /dev/mapper/host /mnt/host
+	host_fs ext4
 	# Nobody writes: a number of calls is the same each time then.
 	written_file "$image" $((4 << 20))
 	was=$(digest "$image")
@@ -196,8 +193,7 @@ late()
 	same "it has the file that it had" "$(table_word 4)" "$here/other"
 	same "its content" "$(digest /dev/mapper/disk)" "$was"
 	dmlosetup -d disk
-	umount /mnt/host
-	dmsetup remove host
+	host_gone
 	rm -f "$image" "$here/other"
 	check "who waited for the lock has given up" wait "$refreshed"
 	pkill -KILL -P "$locked"
