@@ -210,6 +210,23 @@ static void explain_load(const struct plan *plan, const struct dm_id *id,
 	free(reason);
 }
 
+/* The kernel has opened the path anew. */
+static int check_file(const struct plan *plan, const struct dm_id *id)
+{
+	struct loop_device *devs = NULL;
+	size_t nr = 0;
+	int err;
+
+	err = device_read(id->name, &devs, &nr);
+	if (!err && !(nr == 1 && device_on_file(devs, &plan->backing.st)))
+		err = -ESTALE;
+	if (err)
+		complain("cannot attach %s: it was replaced meanwhile; try again",
+			 shown(plan->file));
+	device_free(devs, nr);
+	return err;
+}
+
 /* From a name without a table to a device with a node. */
 static int fill_device(const struct plan *plan, const struct dm_id *id)
 {
@@ -229,6 +246,8 @@ static int fill_device(const struct plan *plan, const struct dm_id *id)
 		explain_load(plan, id, kmsg, err);
 	if (kmsg >= 0)
 		close(kmsg);
+	if (!err)
+		err = check_file(plan, id);
 	if (err)
 		return err;
 	err = dm_ensure_node(id);
@@ -313,14 +332,19 @@ static int attach_first_free(const struct options *opts,
 	return err;
 }
 
+/* /dev/mapper/disk is disk too */
+static const char *plain_name(const char *name)
+{
+	size_t dir = strlen("/dev/mapper/");
+
+	return strncmp(name, "/dev/mapper/", dir) ? name : name + dir;
+}
+
 static int attach_as(const struct options *opts, const struct plan *plan)
 {
-	const char *name = opts->name;
-	size_t dir = strlen("/dev/mapper/");
+	const char *name = plain_name(opts->name);
 	int err;
 
-	if (!strncmp(name, "/dev/mapper/", dir))
-		name += dir;
 	if (!*name || strchr(name, '/')) {
 		complain("%s is no name for a device; give a plain one such as disk",
 			 shown(opts->name));
@@ -351,6 +375,23 @@ static bool keep(const struct loop_device *d)
 	return !err;
 }
 
+/* Why it would not do in the place of what was asked for, or NULL. */
+static const char *not_as_asked(const struct options *opts, const struct plan *plan,
+				const struct loop_device *d)
+{
+	if (opts->name && strcmp(plain_name(opts->name), d->id.name))
+		return "under another name";
+	if (d->suspended)
+		return "and suspended";
+	if (d->read_only && !plan->read_only)
+		return "read-only";
+	if (opts->mapped && !table_option(&d->table, "mapped"))
+		return "without --mapped";
+	if (opts->no_discard && !table_option(&d->table, "no_discard"))
+		return "without --no-discard";
+	return NULL;
+}
+
 /* --nooverlap: the device that already shows just this part of the file */
 static int reuse(const struct options *opts, const struct plan *plan)
 {
@@ -362,18 +403,16 @@ static int reuse(const struct options *opts, const struct plan *plan)
 		nr = 0;
 	for (i = 0; i < nr && result == -ENOENT; i++) {
 		const struct loop_device *d = &devs[i];
+		const char *why;
 
 		if (!device_on_file(d, &plan->backing.st) ||
 		    d->table.offset != plan->offset ||
 		    d->length != plan->sectors || !device_one_line(d, 1))
 			continue;
-		if (d->read_only && !plan->read_only) {
-			complain("%s is attached read-only as %s",
-				 shown(plan->file), shown(d->id.node));
-			result = TOLD;
-		} else if (opts->mapped && !table_option(&d->table, "mapped")) {
-			complain("%s is attached without --mapped as %s",
-				 shown(plan->file), shown(d->id.node));
+		why = not_as_asked(opts, plan, d);
+		if (why) {
+			complain("%s is attached %s: %s", shown(plan->file),
+				 why, shown(d->id.node));
 			result = TOLD;
 		} else if (!d->deferred || keep(d)) {
 			result = tell(opts, &d->id) ? TOLD : 0;

@@ -105,11 +105,36 @@ static int check_shrink(const void *arg, int own_opens)
 	return err;
 }
 
+/* What the device does not show may be anything, another partition too. */
+static int check_tail(const struct change *c)
+{
+	const struct loop_device *dev = c->dev;
+	uint64_t end = dev->table.offset + (dev->length << SECTOR_SHIFT);
+	uint64_t from = end > c->new_size ? end : c->new_size;
+	bool data;
+	int fd;
+
+	/* less than a sector it cannot show */
+	if (from + SECTOR_SIZE > c->old_size)
+		return 0;
+	fd = open(dev->table.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	data = fd < 0 || lseek(fd, from, SEEK_DATA) >= 0 || errno != ENXIO;
+	if (fd >= 0)
+		close(fd);
+	if (!data)
+		return 0;
+	complain("cannot shrink %s: it does not show the last %ju bytes of its file, %s",
+		 shown(dev->id.node), (uintmax_t)(c->old_size - end),
+		 "and they would be cut");
+	return TOLD;
+}
+
 static int plan_change(const struct options *opts, struct change *c)
 {
 	struct loop_device *dev = c->dev;
 	const char *node = shown(dev->id.node);
 	struct stat st;
+	int err;
 
 	if (dev->suspended) {
 		complain("cannot resize %s: it is suspended; use --refresh first",
@@ -141,7 +166,8 @@ static int plan_change(const struct options *opts, struct change *c)
 		return TOLD;
 	}
 	c->shrink = true;
-	return check_shrink(c, 0);
+	err = check_shrink(c, 0);
+	return err ? err : check_tail(c);
 }
 
 static int write_zeroes(const struct hold *h, int fd, uint64_t pos,
@@ -292,8 +318,7 @@ static int change_held(const struct hold *h, const struct change *c)
 	err = hold_load(h, c->sectors);
 	if (!err)
 		return cut_file(c);
-	if (c->new_size > c->old_size && device_has_file(c->dev) &&
-	    truncate(c->dev->table.path, c->old_size))
+	if (c->new_size > c->old_size && device_truncate(c->dev, c->old_size))
 		note("the file keeps what was added to it");
 	return err;
 }

@@ -346,14 +346,16 @@ static int report(struct defrag *d)
 	if (d->longest < d->seconds)
 		printf(", %.1f ms at a time", d->longest * 1000);
 	putchar('\n');
-	return fflush(stdout) ? -EIO : 0;
+	flush_report();
+	return 0;
 }
 
 static int nothing_to_do(const struct defrag *d, const char *why)
 {
 	printf("%s: %ju extents; %s\n", shown(d->dev->id.node),
 	       (uintmax_t)d->before, why);
-	return fflush(stdout) ? -EIO : 0;
+	flush_report();
+	return 0;
 }
 
 static int defrag_file(struct defrag *d, int (*way)(struct defrag *))

@@ -84,11 +84,9 @@ int do_detach_all(const struct options *opts)
 	size_t nr, i;
 	int err;
 
-	err = device_read_all(&devs, &nr);
-	if (err) {
-		complain_errno(err, "cannot list the devices of device-mapper");
+	err = device_list(&devs, &nr);
+	if (err)
 		status = EXIT_FAILURE;
-	}
 	for (i = 0; i < nr; i++) {
 		/* several lines are one device */
 		if (i && !strcmp(devs[i].id.name, devs[i - 1].id.name))

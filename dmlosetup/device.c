@@ -64,8 +64,6 @@ static struct loop_device *append(struct loop_device **devs, size_t *nr,
 	dev->read_only = state->read_only;
 	dev->suspended = state->suspended;
 	dev->deferred = state->deferred;
-	dev->live_table = state->live_table;
-	dev->open_count = state->open_count;
 	return dev;
 }
 
@@ -139,6 +137,12 @@ int device_open(const char *arg, const char *what, struct loop_device **devs,
 
 	*devs = NULL;
 	*nr = 0;
+	err = dm_check_control();
+	if (err == -EACCES || err == -EPERM) {
+		complain("cannot %s %s: %s; run it as root", what, file,
+			 strerror(-err));
+		return TOLD;
+	}
 	err = dm_resolve(arg, &name);
 	if (!err)
 		err = device_read(name, devs, nr);
@@ -221,6 +225,27 @@ int device_read_all(struct loop_device **devs, size_t *nr)
 	dm_free_names(names, nr_names);
 	if (*nr)
 		qsort(*devs, *nr, sizeof(**devs), by_name);
+	return err;
+}
+
+/* The same for the user: says why not. */
+int device_list(struct loop_device **devs, size_t *nr)
+{
+	int err = dm_check_control();
+
+	*devs = NULL;
+	*nr = 0;
+	if (err == -EACCES || err == -EPERM) {
+		complain("cannot list devices: %s; run it as root",
+			 strerror(-err));
+		return TOLD;
+	}
+	/* without the driver there is no device */
+	if (err)
+		return 0;
+	err = device_read_all(devs, nr);
+	if (err)
+		complain_errno(err, "cannot list the devices of device-mapper");
 	return err;
 }
 

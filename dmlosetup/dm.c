@@ -352,7 +352,6 @@ int dm_read(const char *name, bool table, struct dm_state *state)
 		state->read_only = info.read_only;
 		state->suspended = info.suspended;
 		state->deferred = info.deferred_remove;
-		state->live_table = info.live_table;
 		state->inactive_table = info.inactive_table;
 		state->open_count = info.open_count;
 		lines_fill(state, dmt);

@@ -77,8 +77,8 @@ struct options {
 extern bool verbose;
 
 /*
- * Functions return 0 or a negative errno; the caller says what failed. This
- * value is for a failure that was already told.
+ * Functions return 0 or a negative errno. This value is for a failure that was
+ * already told, where the caller would tell of an errno.
  */
 #define TOLD		1
 
@@ -158,7 +158,6 @@ struct dm_state {
 	bool read_only;
 	bool suspended;
 	bool deferred;
-	bool live_table;
 	bool inactive_table;
 	int open_count;
 	size_t nr_lines;
@@ -237,8 +236,6 @@ struct loop_device {
 	bool read_only;
 	bool suspended;
 	bool deferred;
-	bool live_table;
-	int open_count;
 	uint64_t start;		/* sectors */
 	uint64_t length;
 	struct table_line table;
@@ -252,6 +249,7 @@ struct loop_device {
 
 int device_read(const char *name, struct loop_device **devs, size_t *nr);
 int device_read_all(struct loop_device **devs, size_t *nr);
+int device_list(struct loop_device **devs, size_t *nr);
 void device_free(struct loop_device *devs, size_t nr);
 bool device_on_file(const struct loop_device *dev, const struct stat *st);
 bool device_has_file(const struct loop_device *dev);
@@ -283,6 +281,7 @@ struct hold {
 };
 
 double now(void);
+int device_truncate(const struct loop_device *dev, uint64_t size);
 int device_lock(const struct loop_device *dev);
 int hold_begin(struct hold *h, const struct loop_device *dev);
 int hold_begin_refresh(struct hold *h, const struct loop_device *dev);
@@ -309,7 +308,7 @@ char *device_holder(const struct loop_device *dev);
 char *device_user(const struct loop_device *dev);
 char *device_opener(const struct loop_device *dev, int own_opens);
 char *device_mountpoint(const struct loop_device *dev);
-bool stacked_on(const struct dm_id *id, dev_t dev_nr);
+bool lies_on(const struct dm_id *id, int fd, dev_t dev_nr);
 
 /* extents.c: which parts of a file are not plain written data */
 enum extent_state {

@@ -282,6 +282,7 @@ void signals_hold(void)
 	sigaddset(&held, SIGQUIT);
 	/* a device that is suspended must not stay so until fg */
 	sigaddset(&held, SIGTSTP);
+	sigaddset(&held, SIGTTOU);
 	sigprocmask(SIG_BLOCK, &held, &before);
 }
 

@@ -223,6 +223,23 @@ static bool resume(const struct hold *h)
 	return !err || err == -EBUSY;
 }
 
+/* The file as it was planned with, and no other that is at its path by now. */
+int device_truncate(const struct loop_device *dev, uint64_t size)
+{
+	int fd = open(dev->table.path, O_WRONLY | O_CLOEXEC | O_NONBLOCK);
+	struct stat st;
+	int err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st) || !device_on_file(dev, &st))
+		err = -ESTALE;
+	else if (ftruncate(fd, size))
+		err = -errno;
+	close(fd);
+	return err;
+}
+
 /*
  * What a resize was at when it was killed is finished if all that is left is
  * to resume, and undone otherwise. A larger file comes before the table for
@@ -241,7 +258,7 @@ static int settle_size(const struct hold *h, const struct dm_state *is)
 	if (is->inactive_table && size > h->new_size)
 		return dm_clear(is->id.name);
 	if (!is->inactive_table && size > h->old_size && size <= h->new_size)
-		return truncate(dev->table.path, h->old_size);
+		return device_truncate(dev, h->old_size);
 	return 0;
 }
 

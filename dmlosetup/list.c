@@ -177,16 +177,21 @@ static uint64_t sizelimit(const struct loop_device *d)
 	return d->length << SECTOR_SHIFT;
 }
 
-/* In file mode the target says whether it can; else nobody knows. */
 static char *direct_io(const struct loop_device *d)
 {
 	uint64_t dio;
 
 	if (!d->has_status)
 		return NULL;
-	if (!strcmp(d->status.mode, "mapped"))
-		return boolean(true);
 	return status_pair(&d->status, "dio", &dio) ? boolean(dio) : NULL;
+}
+
+/* As the kernel says it of losetup's, which knows the new name of a moved one, though. */
+static char *back_file(const struct loop_device *d)
+{
+	return xasprintf("%s%s", d->table.path,
+			 d->has_backing && !device_has_file(d) ?
+			 " (deleted)" : "");
 }
 
 static char *backing_cell(const struct loop_device *d, enum column id)
@@ -286,7 +291,7 @@ static char *cell(const struct loop_device *d, enum column id)
 	case COL_AUTOCLEAR:
 		return boolean(d->deferred);
 	case COL_BACK_FILE:
-		return xstrdup(d->table.path);
+		return back_file(d);
 	case COL_BACK_INO:
 	case COL_BACK_MAJMIN:
 	case COL_BACK_MAJ:
@@ -389,11 +394,13 @@ static int print_table(const struct options *opts,
 static void print_line(const struct loop_device *d)
 {
 	uint64_t limit = sizelimit(d);
+	char *file = back_file(d);
 
 	printf("%s: [%04ju]:%ju (%s)", d->id.node,
 	       d->has_backing ? (uintmax_t)d->back_dev : 0,
 	       d->has_backing ? (uintmax_t)d->back_ino : 0,
-	       shown(d->table.path));
+	       shown(file));
+	free(file);
 	if (d->table.offset)
 		printf(", offset %ju", (uintmax_t)d->table.offset);
 	if (limit)
@@ -457,26 +464,12 @@ int do_list(const struct options *opts)
 	/* a wrong column is wrong without devices too */
 	if (opts->table && select_columns(opts, &sel))
 		return EXIT_FAILURE;
-	err = dm_check_control();
-	if (err == -EACCES || err == -EPERM) {
-		complain("cannot list devices: %s; run it as root",
-			 strerror(-err));
-		return EXIT_FAILURE;
-	}
-	/* without the driver there is no device */
-	if (!err)
-		err = device_read_all(&devs, &nr);
-	else
-		err = 0;
+	err = device_list(&devs, &nr);
 	all = nr;
-	if (err) {
-		complain_errno(err, "cannot list the devices of device-mapper");
+	if (err || (opts->file && keep_associated(opts, devs, &nr)))
 		status = EXIT_FAILURE;
-	} else if (opts->file && keep_associated(opts, devs, &nr)) {
-		status = EXIT_FAILURE;
-	} else {
+	else
 		status = print_devices(opts, devs, nr);
-	}
 	device_free(devs, all);
 	return status;
 }

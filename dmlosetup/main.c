@@ -59,7 +59,7 @@ static const struct option longopts[] = {
 
 /* What was seen, before it is clear what it means together. */
 struct seen {
-	bool all, list, noudevsync;
+	bool all, noudevsync;
 	enum action action;	/* the first of actions[] */
 	bool attach_option;	/* one that only an attach takes */
 	const char *associated;
@@ -185,7 +185,6 @@ static int list_option(int c, struct options *opts, struct seen *seen)
 		seen->associated = optarg;
 		break;
 	case 'l':
-		seen->list = true;
 		opts->table = true;
 		break;
 	case 'n':
@@ -380,7 +379,7 @@ static int check_combination(const struct options *opts,
 	if (opts->deferred && opts->action != ACT_DETACH &&
 	    opts->action != ACT_DETACH_ALL)
 		return wrong("--deferred goes with --detach and --detach-all only");
-	if (seen->attach_option && !attach && opts->action != ACT_FIND)
+	if (seen->attach_option && !attach)
 		return wrong("options for attaching need a file to attach");
 	if (opts->has_offset && !attach && !seen->associated)
 		return wrong("--offset needs a file to attach, or --associated");

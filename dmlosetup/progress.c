@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* A bar on the terminal; nothing where standard error is not one. */
+/*
+ * A bar on the terminal; nothing where standard error is not one. Nor where writing
+ * would wait: a device may be suspended, and what reads the terminal wait for it.
+ */
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -18,6 +22,13 @@ static uint64_t now_ns(void)
 	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
+static bool takes_more(void)
+{
+	struct pollfd fd = { .fd = STDERR_FILENO, .events = POLLOUT };
+
+	return poll(&fd, 1, 0) == 1 && fd.revents == POLLOUT;
+}
+
 static void draw(struct progress *p)
 {
 	double part = p->total ? (double)p->done / (double)p->total : 1;
@@ -25,6 +36,9 @@ static void draw(struct progress *p)
 	char bar[WIDTH + 1];
 	int full;
 
+	p->drawn = now_ns();
+	if (!takes_more())
+		return;
 	if (part > 1)
 		part = 1;
 	full = (int)(part * WIDTH);
@@ -38,7 +52,6 @@ static void draw(struct progress *p)
 	/* what a longer line left */
 	fputs("\033[K", stderr);
 	fflush(stderr);
-	p->drawn = now_ns();
 }
 
 void progress_start(struct progress *p, const char *what, uint64_t total)
@@ -64,6 +77,7 @@ void progress_end(struct progress *p)
 	if (!p->tty)
 		return;
 	draw(p);
-	fputc('\n', stderr);
+	if (takes_more())
+		fputc('\n', stderr);
 	p->tty = false;
 }

@@ -59,7 +59,7 @@ static int check_place(const struct replace *r)
 
 	if (fstat(r->copy.to, &st))
 		return -errno;
-	if (stacked_on(id, st.st_dev)) {
+	if (lies_on(id, r->copy.to, st.st_dev)) {
 		complain("cannot replace the file of %s: %s would lie on that device itself",
 			 shown(id->node), shown(r->file));
 		return TOLD;
@@ -179,6 +179,9 @@ static int switch_over(struct replace *r)
 	if (err)
 		return err;
 	err = replace_held(r, &h);
+	/* the device may need that space as soon as it goes on */
+	if (err && r->copy.to >= 0 && ftruncate(r->copy.to, 0))
+		note("cannot empty the unfinished file: %s", strerror(errno));
 	if (err) {
 		reason = kmsg_reason(h.kmsg, r->dev->id.major,
 				     r->dev->id.minor, r->path);

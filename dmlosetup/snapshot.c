@@ -10,6 +10,7 @@
 #include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -35,16 +36,24 @@ static mode_t mask(void)
 	return is;
 }
 
-static int copy(const struct hold *h, int from, int to, uint64_t size)
+static int copy(const struct hold *h, int from, int to, const struct stat *st)
 {
-	struct copy c = { .from = from, .to = to, .size = size, .hold = h };
+	struct copy c = {
+		.from = from, .to = to, .size = st->st_size, .hold = h,
+	};
 	int err;
 
-	if (ftruncate(to, size))
+	err = check_room(st, st->st_size, to);
+	if (err)
+		return err;
+	if (ftruncate(to, st->st_size))
 		return -errno;
 	copy_init(&c);
 	err = copy_pass(&c, "copying", false);
 	copy_free(&c);
+	/* the device may need that space as soon as it goes on */
+	if (err && ftruncate(to, 0))
+		note("cannot empty the unfinished file: %s", strerror(errno));
 	return err;
 }
 
@@ -68,7 +77,7 @@ static int clone_held(struct hold *h, const struct loop_device *dev, int from,
 		*copied = true;
 		if (errno == EOPNOTSUPP || errno == EXDEV || errno == EINVAL ||
 		    errno == ENOTTY)
-			err = copy(h, from, to, st.st_size);
+			err = copy(h, from, to, &st);
 		else
 			err = -errno;
 	}
@@ -171,7 +180,7 @@ static int new_file(const struct loop_device *dev, const char *file)
 		return -1;
 	}
 	if (!fstat(fd, &st) &&
-	    !stacked_on(&dev->id, st.st_dev))
+	    !lies_on(&dev->id, fd, st.st_dev))
 		return fd;
 	complain("cannot write the snapshot %s onto %s itself", shown(file),
 		 shown(dev->id.node));

@@ -184,7 +184,6 @@ int status_parse(const char *params, struct status_line *line)
 	    next_number(&params, &line->unwritten) ||
 	    next_number(&params, &line->shared))
 		return -EINVAL;
-	/* an older target may end here */
 	next_number(&params, &nr);
 	line->pairs = rest_of(params);
 	return 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Who uses a device: what is stacked on it, a mount, swap space. */
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,18 +76,36 @@ static void unescape_octal(char *s)
 	*out = '\0';
 }
 
-static bool is_device(const char *node, const struct loop_device *dev)
+/* 0: it is no device. */
+static dev_t device_number(const char *node)
 {
 	struct stat st;
 
-	return node[0] == '/' && !stat(node, &st) && S_ISBLK(st.st_mode) &&
-	       st.st_rdev == makedev(dev->id.major, dev->id.minor);
+	return node[0] == '/' && !stat(node, &st) && S_ISBLK(st.st_mode) ?
+	       st.st_rdev : 0;
+}
+
+static bool is_device(const char *node, const struct loop_device *dev)
+{
+	return device_number(node) == makedev(dev->id.major, dev->id.minor);
+}
+
+/* What is mounted, of a line of mountinfo, which is cut by that; or NULL. */
+static char *mount_source(char *line)
+{
+	char *tail = strstr(line, " - "), *save, *source;
+
+	source = tail && strtok_r(tail + 3, " ", &save) ?
+		 strtok_r(NULL, " ", &save) : NULL;
+	if (source)
+		unescape_octal(source);
+	return source;
 }
 
 /* Where the device is mounted, or NULL; the caller frees it. */
 char *device_mountpoint(const struct loop_device *dev)
 {
-	char *line = NULL, *found = NULL, *where, *tail, *save, *source;
+	char *line = NULL, *found = NULL, *where, *source;
 	unsigned int major, minor;
 	size_t room = 0;
 	int at = 0;
@@ -99,12 +118,7 @@ char *device_mountpoint(const struct loop_device *dev)
 		if (sscanf(line, "%*u %*u %u:%u %*s %n", &major, &minor, &at) < 2)
 			continue;
 		/* btrfs has a device number of its own: ask for the source */
-		tail = strstr(line, " - ");
-		source = NULL;
-		if (tail && strtok_r(tail + 3, " ", &save))
-			source = strtok_r(NULL, " ", &save);
-		if (source)
-			unescape_octal(source);
+		source = mount_source(line);
 		if ((major != dev->id.major || minor != dev->id.minor) &&
 		    !(source && is_device(source, dev)))
 			continue;
@@ -213,7 +227,35 @@ static bool holds(unsigned int major_nr, unsigned int minor_nr,
 	return found;
 }
 
-bool stacked_on(const struct dm_id *id, dev_t dev_nr)
+/* The device that is mounted where the file lies, if its filesystem has a number of its own. */
+static dev_t mounted_device(int fd)
 {
-	return holds(id->major, id->minor, dev_nr);
+	char *line = NULL, *source;
+	size_t room = 0;
+	dev_t dev_nr = 0;
+	struct statx stx;
+	FILE *f;
+
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &stx) ||
+	    !(stx.stx_mask & STATX_MNT_ID))
+		return 0;
+	f = fopen("/proc/self/mountinfo", "re");
+	while (f && !dev_nr && getline(&line, &room, f) > 0) {
+		if (strtoull(line, NULL, 10) != stx.stx_mnt_id)
+			continue;
+		source = mount_source(line);
+		dev_nr = source ? device_number(source) : 0;
+	}
+	free(line);
+	if (f)
+		fclose(f);
+	return dev_nr;
+}
+
+/* Is the filesystem of the file, whose st_dev is @dev_nr, on this device or one above? */
+bool lies_on(const struct dm_id *id, int fd, dev_t dev_nr)
+{
+	if (!major(dev_nr))
+		dev_nr = mounted_device(fd);
+	return dev_nr && holds(id->major, id->minor, dev_nr);
 }

@@ -3,6 +3,7 @@
  * --verify: does the kernel's map of a file still agree with the filesystem?
  * A device with several files gives several lines.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,9 +63,7 @@ static int verify_all(void)
 	int bad, err;
 	size_t nr;
 
-	err = device_read_all(&devs, &nr);
-	if (err)
-		complain_errno(err, "cannot list the devices of device-mapper");
+	err = device_list(&devs, &nr);
 	bad = ask_each(devs, nr);
 	device_free(devs, nr);
 	return err ? TOLD : bad;
@@ -81,5 +80,9 @@ int do_verify(const struct options *opts)
 		if (verify_named(*arg))
 			bad = TOLD;
 	}
-	return bad || fflush(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+	if (fflush(stdout)) {
+		complain_errno(-errno, "cannot write the result");
+		bad = TOLD;
+	}
+	return bad ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -54,6 +54,8 @@ fails "--size with --replace" "goes with --prepare" --replace a b --size 1M
 fails "--offset with --defrag" "needs a file to attach" --defrag a -o 512
 fails "--deferred without -d" "goes with --detach" --deferred -f file
 fails "-r when listing" "need a file" -r -l
+fails "--show without a file, as of a variable that is empty" "need a file" -f --show
+fails "--mapped without a file" "need a file" -f --mapped
 fails "-o when listing" "needs a file" -o 512 -l
 fails "-J when attaching" "do not go with" -J -f file
 fails "an unknown column" "unknown column: NONE" -O NAME,NONE

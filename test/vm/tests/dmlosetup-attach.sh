@@ -39,6 +39,12 @@ attach()
 	fails "in use by another device" dmlosetup -f link
 	same "--nooverlap reuses it" "$(dmlosetup -L -f --show link)" "$node"
 	fails "without --mapped" dmlosetup -L --mapped -f link
+	fails "without --no-discard" dmlosetup -L --no-discard -f link
+	fails "under another name: $node" dmlosetup -L other link
+	same "the same name" "$(dmlosetup -L --show "$node" link)" "$node"
+	dmsetup suspend loop0
+	fails "and suspended" dmlosetup -L -f link
+	dmsetup resume loop0
 	exec 7<"$node"
 	dmlosetup -d --deferred loop0
 	matches "it is to go" "$(dmsetup info loop0)" "DEFERRED REMOVE"
@@ -113,6 +119,46 @@ kinds()
 	fi
 }
 
+# On xfs the name of a file in use stays.
+moved_away()
+{
+	local dir=$2 node
+	cd "$dir"
+	dmlosetup --prepare image --size 1M
+	node=$(dmlosetup -f --show image)
+	mv image kept
+	matches "no file is there" "$(dmlosetup -a)" "\($dir/image \(deleted\)\)"
+	cp kept image
+	same "another is there" "$(column BACK-FILE "$node")" "$dir/image\x20(deleted)"
+	mv kept image
+	same "it is back" "$(column BACK-FILE "$node")" "$dir/image"
+	dmlosetup -d "$node"
+	cd /
+}
+
+is_made() { dmsetup info disk >/dev/null 2>&1; }
+
+# The kernel opens the path anew when the table is loaded.
+swapped()
+{
+	local dir=$2 load pid
+	cd "$dir"
+	dmlosetup --prepare image --size 1M
+	cp image other
+	strace -qq -e trace=ioctl -o "$state/trace" dmlosetup disk image
+	dmlosetup -d disk
+	load=$(awk '/DM_TABLE_LOAD/ { print NR }' "$state/trace")
+	strace -qq -e trace=ioctl -e "inject=ioctl:delay_enter=3000000:when=$load" -o "$state/trace" \
+		dmlosetup disk image 2>"$state/said" &
+	pid=$!
+	soon "it is about to load" is_made
+	mv other image
+	! wait $pid || fail "it took the other file"
+	matches "it says so" "$(<"$state/said")" "image: it was replaced meanwhile"
+	same "nothing is left" "$(dmsetup ls)" 'No devices found'
+	cd /
+}
+
 # what the kernel refuses comes with its reason, and leaves nothing
 refuse()
 {
@@ -179,8 +225,14 @@ dmlosetup -f "$dir/image"
 check "an attach loads the module" test -e /sys/module/dm_loop
 same "a device that is there: 0" "$(status dmlosetup loop0)" 0
 same "no right to look: 2" "$(status setpriv --reuid 65534 --clear-groups dmlosetup loop0)" 2
+for action in "-d loop0" -D "--verify loop0" --verify "--refresh loop0"; do
+	# shellcheck disable=SC2086 # two words
+	fails "Permission denied; run it as root" setpriv --reuid 65534 --clear-groups dmlosetup $action
+done
 cleanup_devices
 for_each_fs attach
 for_each_fs refuse
+for_each_fs moved_away ext4
+for_each_fs swapped ext4
 for_each_fs paths ext4
 for_each_fs kinds ext4 xfs btrfs vfat tmpfs

@@ -139,6 +139,9 @@ not_told()
 	done_all_the_same dmlosetup --snapshot disk clone
 	check "it is whole" cmp clone image
 	done_all_the_same dmlosetup --replace disk moved
+	done_all_the_same dmlosetup --defrag disk
+	! dmlosetup --verify disk >/dev/full 2>"$state/said" || fail "it was told to nobody"
+	matches "it says so" "$(<"$state/said")" "cannot write the result: No space left"
 	same "the device has it" "$(dmsetup table disk | cut -d' ' -f4)" "$PWD/moved"
 	dmlosetup -D
 	rm moved
@@ -182,6 +185,65 @@ opened()
 	wait $pid || true
 	exec 7<&-
 	dmlosetup -D
+}
+
+# Perhaps the next partition
+hidden()
+{
+	note "what the device does not show"
+	dmlosetup disk image
+	wipefs -q -a /dev/mapper/disk
+	dmlosetup -D
+	dmlosetup disk image --sizelimit 1M
+	fails "does not show the last $((39 << 20)) bytes" dmlosetup -c disk --size 2M --shrink
+	same "the file stays" "$(stat -c %s image)" $((40 << 20))
+	dmlosetup -D
+}
+
+# ^S, or whoever reads the terminal waits for the device: TCXONC, TCOOFF
+silent_terminal()
+{
+	rm clone
+	check "a terminal that takes nothing" timeout 50 script -qec 'perl -e "ioctl(STDERR, 0x540a, 0) or die"
+		dmlosetup --snapshot disk clone >'"$state/said"'
+		perl -e "ioctl(STDERR, 0x540a, 1) or die"' /dev/null </dev/null >/dev/null
+	matches "it is done" "$(<"$state/said")" "^clone: copy of"
+}
+
+# It has a device number of its own.
+btrfs_above()
+{
+	note "a btrfs on it"
+	rm -f image clone
+	truncate -s 128M image
+	dmlosetup disk image
+	mkfs.btrfs -q /dev/mapper/disk
+	mount /dev/mapper/disk /mnt/inner
+	fails "onto /dev/mapper/disk itself" dmlosetup --snapshot disk /mnt/inner/clone
+	fails "would lie on that device itself" dmlosetup --replace disk /mnt/inner/clone
+	check "none is left" test ! -e /mnt/inner/clone
+	umount /mnt/inner
+	dmlosetup -D
+}
+
+# A copy that has no room takes none: the device goes on and may need it.
+no_room_for_copy()
+{
+	local free
+	note "no room for a copy"
+	rm -f clone
+	written_file full $((24 << 20))
+	dmlosetup disk full
+	free=$(($(stat -f -c '%a * %S' .)))
+	fallocate -l $((free - (16 << 20))) fill
+	strace -qq -e trace=pwrite64 -o "$state/trace" dmlosetup --snapshot disk clone 2>"$state/said" &&
+		fail "there was room for it"
+	matches "it says so" "$(<"$state/said")" "No space left"
+	cat "$state/trace" >&2
+	same "writes" "$(grep -c pwrite64 "$state/trace")" 0
+	check "none is left" test ! -e clone
+	dmlosetup -D
+	rm fill full
 }
 
 change()
@@ -247,6 +309,7 @@ change()
 		rm clone
 		script -qec 'dmlosetup --snapshot disk clone' /dev/null </dev/null >"$state/said"
 		matches "progress" "$(<"$state/said")" 'copying \[[#.]+\] +[0-9]+% .* of 40 MiB'
+		silent_terminal
 	fi
 	fails "File exists" dmlosetup --snapshot disk clone
 	fails "onto /dev/mapper/disk itself" dmlosetup --snapshot disk /mnt/inner/clone
@@ -276,9 +339,12 @@ change()
 
 	waits "$fs"
 	resumed_by_others
+	hidden
 	opened "$fs"
 	access
 	not_told
+	[ "$fs" = xfs ] || no_room_for_copy
+	btrfs_above
 
 	note "no room"
 	rm -f clone image
