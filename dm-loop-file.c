@@ -5,6 +5,7 @@
  * are, reads the mapping, and keeps the page cache and the times of the file
  * in step with what is written past the filesystem.
  */
+#include <linux/buffer_head.h>
 #include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/fileattr.h>
@@ -17,6 +18,7 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/writeback.h>
 
 #include "dm-loop.h"
 #include "dm-loop-trace.h"
@@ -25,7 +27,8 @@
 /*
  * Whoever takes a lock of this module outside the worker must not wait for
  * memory to be written back, as that may wait for the worker, or for a device
- * that is being suspended: hence memalloc_noio_save() around it all.
+ * that is being suspended: hence memalloc_noio_save() around whatever allocates
+ * or calls the filesystem under one.
  */
 
 /*
@@ -140,7 +143,7 @@ static int check_mappable(struct file *file, const char **why)
  * FIEMAP alone is no promise that an address is one on s_bdev.  bmap() must
  * agree on the first and last block; between them an extent is one piece.
  * bmap() says 0 for every block of an xfs inode with the reflink flag
- * (xfs_vm_bmap()): there the whitelist, check_file() and the SHARED flag
+ * (xfs_vm_bmap()): there the whitelist, check_mappable() and the SHARED flag
  * decide.
  */
 static bool bmap_agrees(struct inode *inode, u64 logical, u64 physical)
@@ -399,6 +402,49 @@ static int pin_swapfile(struct dm_loop_file *lf,
 	return r ? refuse(why, "Cannot write back the file", r) : 0;
 }
 
+/* ext4 keeps the buffer of its superblock, so it is not read again. */
+static bool is_without_journal(struct super_block *sb)
+{
+	struct buffer_head *bh;
+	const __le32 *compat;
+	bool has = true;
+
+	if (sb->s_magic != EXT4_SUPER_MAGIC)
+		return false;
+	bh = sb_bread(sb, SZ_1K >> sb->s_blocksize_bits);
+	if (bh) {
+		/* s_feature_compat, EXT4_FEATURE_COMPAT_HAS_JOURNAL */
+		compat = (void *)bh->b_data + (SZ_1K & (sb->s_blocksize - 1)) + 0x5c;
+		has = le32_to_cpu(*compat) & 0x4;
+		brelse(bh);
+	}
+	return !has;
+}
+
+/**
+ * dm_loop_file_sync() - vfs_fsync(), which leaves out nothing
+ * @file: of the backing file
+ * @datasync: its times may wait
+ *
+ * Without a journal the ext4 of 6.1 takes an inode for clean of which only the
+ * blocks have changed (ext4_fsync_nojournal()), so it is written in any case.
+ *
+ * Context: Sleeps; under memalloc_noio_save().
+ * Return: 0 or a negative errno.
+ */
+int dm_loop_file_sync(struct file *file, int datasync)
+{
+	struct inode *inode = d_real_inode(file->f_path.dentry);
+	struct writeback_control wbc = { .sync_mode = WB_SYNC_ALL };
+	int r;
+
+	r = vfs_fsync(file, datasync);
+	if (r || !is_without_journal(inode->i_sb))
+		return r;
+	return inode->i_sb->s_op->write_inode(inode, &wbc) ?:
+	       blkdev_issue_flush(inode->i_sb->s_bdev);
+}
+
 /* Nothing may be cached, and nothing we map may be in an open transaction. */
 static int settle(struct dm_loop_file *lf, const char **why)
 {
@@ -407,7 +453,7 @@ static int settle(struct dm_loop_file *lf, const char **why)
 	r = invalidate_inode_pages2(lf->file->f_mapping);
 	if (r)
 		return refuse(why, "Cannot drop the file from the page cache", r);
-	r = vfs_fsync(lf->file, 0);
+	r = dm_loop_file_sync(lf->file, 0);
 	if (r)
 		return refuse(why, "Cannot sync the file", r);
 	return 0;
@@ -422,7 +468,8 @@ static int unshare_file(struct dm_loop_file *lf, const char **why)
 	bool found;
 	int err = 0;
 
-	sb_start_write(lf->inode->i_sb);
+	if (!sb_start_write_trylock(lf->inode->i_sb))
+		return refuse(why, "Filesystem is frozen", -EAGAIN);
 	for (pos = 0; !err; pos = r.start + r.len) {
 		rcu_read_lock();
 		found = dm_loop_extents_lookup(&lf->extents, pos, &r);
@@ -698,8 +745,20 @@ static sector_t choose_chunk(const struct dm_loop_file *lf,
 	return CHUNK_DEFAULT >> SECTOR_SHIFT;
 }
 
+static int check_range(struct dm_loop_target *lt, struct dm_loop_file *lf,
+		       const char **why)
+{
+	sector_t sectors = i_size_read(lf->inode) >> SECTOR_SHIFT;
+
+	if (lt->start >= sectors)
+		return refuse(why, "Offset is past the end of the file", -EINVAL);
+	if (lt->ti->len > sectors - lt->start)
+		return refuse(why, "File is shorter than the table says", -EINVAL);
+	return 0;
+}
+
 /* Called with lf->lock. */
-static int pin(struct dm_loop_file *lf, const struct dm_loop_target *lt,
+static int pin(struct dm_loop_file *lf, struct dm_loop_target *lt,
 	       const char **why)
 {
 	int r;
@@ -713,7 +772,9 @@ static int pin(struct dm_loop_file *lf, const struct dm_loop_target *lt,
 	lf->chunk = choose_chunk(lf, lt);
 	lf->aops = lf->file->f_mapping->a_ops;
 	lf->failed = 0;
-	r = map_file(lf, lt, why);
+	clear_bit(0, &lf->times_stale);
+	/* Only now nobody can cut it any more. */
+	r = check_range(lt, lf, why) ?: map_file(lf, lt, why);
 	if (!r)
 		lf->mode = DM_LOOP_MODE_MAPPED;
 	else if (r == -EOPNOTSUPP && !wants_mapped(lf, lt))
@@ -740,6 +801,7 @@ static void unpin(struct dm_loop_file *lf)
 	cancel_delayed_work_sync(&lf->touch);
 	if (test_bit(0, &lf->times_stale))
 		dm_loop_file_touch(lf);
+	/* That may have queued it again. */
 	cancel_delayed_work_sync(&lf->touch);
 	dm_loop_fill_stop(lf);
 	if (wrote && dm_loop_lost_data(vfs_fsync(lf->file, 0))) {
@@ -1023,21 +1085,9 @@ static int check_overlap(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	return 0;
 }
 
-static int check_range(struct dm_loop_target *lt, struct dm_loop_file *lf,
-		       const char **why)
-{
-	sector_t sectors = i_size_read(lf->inode) >> SECTOR_SHIFT;
-
-	if (lt->start >= sectors)
-		return refuse(why, "Offset is past the end of the file", -EINVAL);
-	if (lt->ti->len > sectors - lt->start)
-		return refuse(why, "File is shorter than the table says", -EINVAL);
-	return 0;
-}
-
 /*
- * For @lt, which never asks the filesystem later and gets no flushes: what
- * others have filled of its range is found and committed.
+ * For @lt, which never asks the filesystem later, and gets no flushes if the disk
+ * has no write cache: what others have filled of its range is found and committed.
  */
 static int finish_fills(struct dm_loop_target *lt, struct dm_loop_file *lf,
 			const char **why)
@@ -1082,14 +1132,9 @@ static int join(struct dm_loop_target *lt, struct dm_loop_file *lf,
 static int pin_for(struct dm_loop_target *lt, struct dm_loop_file *lf,
 		   const char **why)
 {
-	int r;
-
-	r = check_range(lt, lf, why);
-	if (r)
-		return r;
 	if (lf->mode == DM_LOOP_MODE_RELEASED)
 		return pin(lf, lt, why);
-	return join(lt, lf, why);
+	return check_range(lt, lf, why) ?: join(lt, lf, why);
 }
 
 /* A mapped range that is given back has to be filled again. */
@@ -1491,6 +1536,7 @@ void dm_loop_file_event(struct dm_loop_file *lf)
 /**
  * dm_loop_file_init() - what all files share
  *
+ * Context: Sleeps; when the module is loaded.
  * Return: 0 or -ENOMEM.
  */
 int dm_loop_file_init(void)
@@ -1527,6 +1573,7 @@ void dm_loop_file_exit(void)
  * @sectors: how many
  *
  * Context: Any; does not sleep.
+ * Return: true also for pages that are about to go.
  */
 bool dm_loop_file_cached(const struct dm_loop_file *lf, sector_t sector,
 			 unsigned int sectors)
@@ -1633,7 +1680,8 @@ void dm_loop_file_failed(struct dm_loop_file *lf)
 
 /*
  * To a file that nobody can open for writing read leases are given, as to one
- * that nobody writes (check_conflicting_open(), nfsd4_check_conflicting_opens()).
+ * that nobody writes (lease_open_conflict(), check_conflicting_open() before 7.2;
+ * nfsd4_check_conflicting_opens()).
  * Their owners, such as clients of NFS, are told to look again.
  */
 static void break_leases(struct dm_loop_file *lf)

@@ -8,11 +8,11 @@
  * rounds: it takes all there are, sends those that turn out to be mapped on
  * their way, merges the others into runs and lets the filesystem write them,
  * waits, and enters the blocks into the extent table.  As nobody else fills
- * the file or gives blocks back, there is no lock over any of this.  Flushes
+ * the file or gives blocks back, fills, punches and writes need no lock between
+ * them: lf->worker_lock only keeps out the message "check" for a round.  Flushes
  * have a work item of their own, so that a commit does not hold up fills.
  */
 #include <linux/blk-cgroup.h>
-#include <linux/buffer_head.h>
 #include <linux/completion.h>
 #include <linux/falloc.h>
 #include <linux/iomap.h>
@@ -173,8 +173,8 @@ struct dm_loop_helper {
  * @commit: make what was written known to the filesystem, before fsync
  *
  * @prepare, @written and @commit may be NULL.  All may sleep.  The worker calls
- * all but @supported, with the filesystem kept from freezing; others call @locate
- * under lf->lock, and @commit under lf->sync_lock.
+ * all but @supported, for writes with the filesystem kept from freezing; others
+ * call @locate under lf->lock, and @commit under lf->sync_lock.
  */
 struct dm_loop_fs {
 	const char *name;
@@ -543,8 +543,8 @@ static void plan_bio(struct dm_loop_plan *plan, struct bio *bio, sector_t pos)
 /*
  * Plan a run of the sorted bios, from the first on.  A bio that overlaps
  * the run without being part of it goes to @later: after the run it finds its
- * blocks mapped.  So does a first one that does not end with the extent, as it
- * did for map(): route() cuts it.
+ * blocks mapped.  So does the first bio if it reaches past its extent, which may be
+ * smaller by now than map() saw: route() cuts it again.
  * Return: how many bios were used up, at least one, or a negative errno.
  */
 static int plan_run(struct dm_loop_file *lf, struct dm_loop_plan *plan,
@@ -1261,6 +1261,7 @@ static const struct dm_loop_fs filesystems[] = {
  * dm_loop_fill_fs() - how the filesystem of a file is filled
  * @lf: the backing file
  *
+ * Context: Any.
  * Return: NULL when this kind of filesystem cannot be.
  */
 const struct dm_loop_fs *dm_loop_fill_fs(const struct dm_loop_file *lf)
@@ -1278,6 +1279,7 @@ const struct dm_loop_fs *dm_loop_fill_fs(const struct dm_loop_file *lf)
  * @lf: the backing file, pinned
  *
  * Context: Sleeps; asks the filesystem.
+ * Return: false also when the filesystem is none that can be filled.
  */
 bool dm_loop_can_fill(struct dm_loop_file *lf)
 {
@@ -1402,8 +1404,9 @@ static int zero_edge(struct dm_loop_file *lf, sector_t start, sector_t end)
 }
 
 /*
- * Up to where blocks can be given back, and filled again: none of a file that
- * had a clone while the device was suspended, on xfs, or that is journalled now.
+ * Up to where blocks can be given back and filled again.  0 if they cannot be
+ * filled: xfs, when the file got a clone while the device was suspended; ext4, when
+ * it journals the data by now.
  */
 static sector_t punch_end(struct dm_loop_file *lf)
 {
@@ -1429,6 +1432,10 @@ static void punch_bio(struct dm_loop_file *lf, struct bio *bio)
 	}
 	if (!r)
 		r = punch_blocks(lf, from, to);
+	/* xfs may need a block for that, and zeroes need none. */
+	if (r == -ENOSPC && bio_op(bio) == REQ_OP_WRITE_ZEROES)
+		r = zero_edge(lf, from, to);
+	say_error(lf, r);
 	end_bio(bio, r);
 }
 
@@ -1712,7 +1719,7 @@ static void dm_loop_file_io(struct work_struct *work)
 	struct dm_loop_file *lf = io->lt->lf;
 	unsigned int flags = enter_fs();
 
-	/* What is written through the page cache is for lf->writer. */
+	/* On xfs lf->writer has chosen the way of a write; else there is one way. */
 	do_file_io(lf, bio, bio_op(bio) == REQ_OP_READ && is_for_cache(lf, bio));
 	leave_fs(flags);
 }
@@ -1779,7 +1786,7 @@ static void queue_write(struct dm_loop_file *lf, struct bio *bio)
 	spin_unlock_irqrestore(&lf->todo_lock, flags);
 }
 
-/* One writer too where direct writes go on by themselves: it waits for none. */
+/* On xfs one writer does direct writes too: they end by themselves, it waits for none. */
 static void queue_file_io(struct dm_loop_file *lf, struct bio *bio)
 {
 	if (bio_op(bio) == REQ_OP_WRITE &&
@@ -1931,6 +1938,16 @@ static bool is_quick(const struct dm_loop_file *lf, struct bio *bio)
 	       bio_sectors(bio) <= QUICK_SECTORS;
 }
 
+/*
+ * A punch of btrfs waits for a direct read only as long as that has the lock of the
+ * inode, and one that goes on by itself gives it back (btrfs_direct_read()).  It
+ * would read blocks that are somebody else's by then.
+ */
+static bool reads_without_lock(const struct dm_loop_file *lf)
+{
+	return lf->inode->i_sb->s_magic == BTRFS_SUPER_MAGIC;
+}
+
 /* Direct I/O, or what may be in the page cache. */
 static bool can_nowait(const struct dm_loop_file *lf, struct bio *bio)
 {
@@ -1939,6 +1956,8 @@ static bool can_nowait(const struct dm_loop_file *lf, struct bio *bio)
 	if (!READ_ONCE(lf->dio_align))
 		return bio_op(bio) == REQ_OP_READ &&
 		       bio_sectors(bio) <= QUICK_SECTORS;
+	if (bio_op(bio) == REQ_OP_READ && reads_without_lock(lf))
+		return false;
 	if (!READ_ONCE(lf->mixed))
 		return true;
 	return bio_op(bio) == REQ_OP_READ && !is_for_cache(lf, bio);
@@ -2425,42 +2444,6 @@ static int write_side_by_side(struct dm_loop_file *lf)
 	return wb.error;
 }
 
-/* ext4 keeps the buffer of its superblock, so it is not read again. */
-static bool is_without_journal(struct super_block *sb)
-{
-	struct buffer_head *bh;
-	const __le32 *compat;
-	bool has = true;
-
-	if (sb->s_magic != EXT4_SUPER_MAGIC)
-		return false;
-	bh = sb_bread(sb, SZ_1K >> sb->s_blocksize_bits);
-	if (bh) {
-		/* s_feature_compat, EXT4_FEATURE_COMPAT_HAS_JOURNAL */
-		compat = (void *)bh->b_data + (SZ_1K & (sb->s_blocksize - 1)) + 0x5c;
-		has = le32_to_cpu(*compat) & 0x4;
-		brelse(bh);
-	}
-	return !has;
-}
-
-/*
- * Without a journal the ext4 of 6.1 takes an inode for clean of which only the
- * blocks have changed (ext4_fsync_nojournal()), so it is written in any case.
- */
-static int sync_file(struct file *file)
-{
-	struct inode *inode = d_real_inode(file->f_path.dentry);
-	struct writeback_control wbc = { .sync_mode = WB_SYNC_ALL };
-	int r;
-
-	r = vfs_fsync(file, 1);
-	if (r || !is_without_journal(inode->i_sb))
-		return r;
-	return inode->i_sb->s_op->write_inode(inode, &wbc) ?:
-	       blkdev_issue_flush(inode->i_sb->s_bdev);
-}
-
 /*
  * The filesystem tells an error once, but one bio is not enough: of a write with
  * PREFLUSH device-mapper makes a flush and a write, and drops the error of the
@@ -2508,7 +2491,7 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	if (has_many_dirty(lf, dirtied - atomic64_read(&lf->synced)))
 		r = write_side_by_side(lf);
 	/* Also after an error, so that it is told but once. */
-	err = sync_file(lf->file);
+	err = dm_loop_file_sync(lf->file, 1);
 	r = r ?: err;
 	/* Only now may a flush that comes meanwhile pass us by. */
 	if (!r) {
@@ -2528,7 +2511,8 @@ out:
  * dm_loop_fill_stop() - commit, and forget what could not be
  * @lf: the backing file, with no bio under way
  *
- * Context: Sleeps; under memalloc_noio_save(); takes lf->sync_lock.
+ * Context: Sleeps; called with lf->lock, under memalloc_noio_save(); takes
+ *	lf->sync_lock.
  */
 void dm_loop_fill_stop(struct dm_loop_file *lf)
 {
@@ -2562,7 +2546,7 @@ static void end_flush(struct dm_loop_file *lf, struct bio *bio, int r)
 	}
 }
 
-/* It may have been under way for longer than all flushes fail. */
+/* A bio that came while flushes failed fails too, even if it ends later than that. */
 static int error_of(struct bio *bio)
 {
 	return dm_loop_io(bio)->flags & DM_LOOP_IO_LOST ? -EIO : 0;
@@ -2671,6 +2655,7 @@ void dm_loop_worker_exit(struct dm_loop_file *lf)
 /**
  * dm_loop_fill_init() - what all files share
  *
+ * Context: Sleeps; when the module is loaded.
  * Return: 0 or -ENOMEM.
  */
 int dm_loop_fill_init(void)
@@ -2688,7 +2673,11 @@ int dm_loop_fill_init(void)
 	return r;
 }
 
-/** dm_loop_fill_exit() - undo dm_loop_fill_init() */
+/**
+ * dm_loop_fill_exit() - undo dm_loop_fill_init()
+ *
+ * Context: Sleeps; when there is no file any more.
+ */
 void dm_loop_fill_exit(void)
 {
 	bioset_exit(&dm_loop_more_runs);

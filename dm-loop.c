@@ -27,7 +27,7 @@
 #define CHUNK_MIN SZ_64K
 #define CHUNK_MAX SZ_64M
 
-const char *const dm_loop_count_names[] = {
+static const char *const count_names[] = {
 	[DM_LOOP_ZERO_READS] = "zero_reads",
 	[DM_LOOP_FILLS] = "fills",
 	[DM_LOOP_PROMOTES] = "promotes",
@@ -403,9 +403,9 @@ static int map_file(struct dm_loop_file *lf, struct bio *bio)
 }
 
 /*
- * The worker is giving back blocks there, or about to.  To be asked in the
- * section of @io and before the table is: the worker waits for those who were
- * in theirs before, and who finds a range over finds no blocks there either.
+ * Is the worker giving back blocks in this range?  To be asked in the section of
+ * @io, before the table is: the worker waits for the sections that began before
+ * it announced the range, and who no longer sees the range sees the new table.
  */
 static bool is_busy(const struct dm_loop_file *lf, const struct dm_loop_io *io)
 {
@@ -505,8 +505,9 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 		return DM_ENDIO_INCOMPLETE;
 	}
 	/*
-	 * It may be half of a write, see tell_lost(); or comes again.  One that
-	 * fails because others have, before it came, is no other loss.
+	 * What was written before a flush that fails may be lost, see tell_lost().
+	 * Not if device-mapper sends it again; and one that fails only because
+	 * others have, before it came, is no other loss.
 	 */
 	if (unlikely(*error) && *error != BLK_STS_DM_REQUEUE &&
 	    (bio->bi_opf & REQ_PREFLUSH) &&
@@ -517,7 +518,10 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 	return DM_ENDIO_DONE;
 }
 
-/* Half of a write may wait until it is resumed, see tell_lost(). */
+/*
+ * A suspended device may hold the other half of a write whose flush has failed:
+ * remember it for the resume, see tell_lost().
+ */
 static void loop_presuspend(struct dm_target *ti)
 {
 	struct dm_loop_target *lt = ti->private;
@@ -529,7 +533,7 @@ static void loop_postsuspend(struct dm_target *ti)
 {
 	struct dm_loop_target *lt = ti->private;
 
-	/* One that was told while bios were drained may be old when it is resumed. */
+	/* Draining may have begun a loss whose time is over when it is resumed. */
 	lt->lost |= dm_loop_is_lost(lt->lf);
 	dm_loop_file_deactivate(lt);
 	dm_loop_file_release_idle(ti);
@@ -667,7 +671,7 @@ static size_t emit_info(struct dm_loop_target *lt, char *result,
 	       n.sectors[DM_LOOP_UNWRITTEN],
 	       n.sectors[DM_LOOP_SHARED], 2 * (DM_LOOP_NR_COUNTS + 4));
 	for (i = 0; i < DM_LOOP_NR_COUNTS; i++)
-		DMEMIT(" %s %lld", dm_loop_count_names[i],
+		DMEMIT(" %s %lld", count_names[i],
 		       (s64)atomic64_read(&lf->counts[i]));
 	DMEMIT(" dio %d", lf->mode == DM_LOOP_MODE_MAPPED ||
 	       (lf->mode == DM_LOOP_MODE_FILE && lf->dio_align));

@@ -5,7 +5,7 @@
  * dm-loop.c         the target: what device-mapper calls
  * dm-loop-extent.c  the extent table
  * dm-loop-file.c    the backing file: pin, mapping, page cache, times
- * dm-loop-fill.c    the worker: all that may sleep
+ * dm-loop-fill.c    the worker: what a bio needs that may sleep
  */
 #ifndef DM_LOOP_H
 #define DM_LOOP_H
@@ -23,23 +23,21 @@
 
 #include "dm-loop-extent.h"
 
-/* What the status line counts; dm_loop_count_names[] has the words. */
+/* What the status line counts; count_names[] has the words. */
 enum dm_loop_count {
-	DM_LOOP_ZERO_READS,	/* reads of holes, answered with zeroes */
+	DM_LOOP_ZERO_READS,	/* reads without blocks, answered with zeroes */
 	DM_LOOP_FILLS,		/* runs of blocks written for the first time */
-	DM_LOOP_PROMOTES,	/* ranges entered into the table as mapped */
+	DM_LOOP_PROMOTES,	/* ranges that have data from now on */
 	DM_LOOP_PUNCHES,	/* ranges given back to the filesystem */
-	DM_LOOP_COMMITS,	/* calls of commit_blocks() (xfs) */
-	DM_LOOP_FSYNCS,		/* flushes that called the filesystem */
+	DM_LOOP_COMMITS,	/* calls of commit_blocks() at a flush (xfs) */
+	DM_LOOP_FSYNCS,		/* calls of fsync, whatever for */
 	DM_LOOP_FILE_IOS,	/* bios done by file I/O */
-	DM_LOOP_INVALIDATES,	/* writes that dropped pages of the file */
-	DM_LOOP_HELD,		/* times a write was held by a frozen host */
+	DM_LOOP_INVALIDATES,	/* times that pages of the file were dropped */
+	DM_LOOP_HELD,		/* bios that a frozen host held, at each look */
 	DM_LOOP_NOSPC,		/* writes that found no space */
 	DM_LOOP_TIMES,		/* updates of mtime and ctime */
 	DM_LOOP_NR_COUNTS
 };
-
-extern const char *const dm_loop_count_names[DM_LOOP_NR_COUNTS];
 
 /* What must all have been given back when the module goes. */
 enum dm_loop_owned {
@@ -93,7 +91,7 @@ enum dm_loop_failed {
  * @targets: the targets on this file, under @lock
  * @active: how many of @targets are resumed, under @lock
  * @lock: protects the above, the pin, and changes of @extents.  Taken inside
- *	dm_loop_files_lock and md->suspend_lock, outside the inode lock.
+ *	md->suspend_lock, outside the inode lock; never with dm_loop_files_lock.
  * @inode: the file
  * @file: ours, open read-write if any target may write.  Replaced only while
  *	no target is active, so that the map path reads it without @lock.
@@ -105,7 +103,8 @@ enum dm_loop_failed {
  * @extents: the mapping; read under RCU, changed under @lock
  * @hints: file mode on xfs: the mapping as it was when the file was pinned,
  *	and what was written since is "filled"; to guess which writes make the
- *	filesystem allocate.  Read under RCU, changed under @hints_lock.
+ *	filesystem allocate.  Read under RCU, changed under @hints_lock, and
+ *	under @lock when there are no bios.
  * @hints_lock: a leaf.  Not @lock, as a bio waits for it.
  * @fs: how this kind of filesystem is filled, or NULL
  * @chunk: sectors allocated at once when a hole is filled
@@ -133,8 +132,8 @@ enum dm_loop_failed {
  *	they can be compared.  Taken inside md->suspend_lock, outside @lock.
  * @sync_lock: held while @dirtied is committed and becomes @synced.  Taken
  *	inside @lock and @worker_lock, outside the inode lock.
- * @writer_thread: file mode: for writes through the page cache.  No workqueue:
- *	out of space xfs waits for work of its own (xfs_flush_inodes()), which
+ * @writer_thread: file mode: for writes through the page cache, and on xfs for
+ *	all.  No workqueue: out of space xfs waits for work of its own (xfs_flush_inodes()), which
  *	may need memory, so that a workqueue with a rescuer warns.
  * @writer: its work, dm_loop_write() over @writes
  * @flusher: commits, for the bios in @flushes
@@ -307,7 +306,8 @@ enum dm_loop_io_flags {
  * struct dm_loop_io - our part of a bio
  * @lt: the target it came to
  * @work: file mode: does it
- * @iocb: file mode: tries to do it without waiting, before that
+ * @iocb: file mode: tries to do it without waiting, before that; or writes
+ *	it by direct I/O that ends on its own
  * @ret: file mode: what came of @iocb
  * @iocb_users: file mode: who still looks at @iocb: its sender, its completion
  * @memcg: file mode: whose memory it takes; else NULL
@@ -336,23 +336,32 @@ static inline struct dm_loop_io *dm_loop_io(struct bio *bio)
 	return dm_per_bio_data(bio, sizeof(struct dm_loop_io));
 }
 
+/* Context: Any. */
 static inline bool dm_loop_writable(const struct dm_loop_target *lt)
 {
 	return dm_table_get_mode(lt->ti->table) & BLK_OPEN_WRITE;
 }
 
+/* Context: Any. */
 static inline void dm_loop_count(struct dm_loop_file *lf, enum dm_loop_count c)
 {
 	atomic64_inc(&lf->counts[c]);
 }
 
-/* Enter the section that keeps the bio's blocks from being given back. */
+/*
+ * Enter the section that keeps the bio's blocks from being given back.
+ * Context: Any; whoever ends the bio leaves it, on whatever processor.
+ */
 static inline void dm_loop_track(struct dm_loop_file *lf, struct dm_loop_io *io)
 {
 	io->srcu_idx = srcu_down_read(&lf->inflight);
 	io->flags |= DM_LOOP_IO_TRACKED;
 }
 
+/*
+ * Must a flush commit, or fail?  Context: Any.  What is counted in lf->dirtied
+ * before the bio ended that the flush follows is seen.
+ */
 static inline bool dm_loop_needs_sync(const struct dm_loop_file *lf)
 {
 	return atomic64_read(&lf->dirtied) != atomic64_read(&lf->synced) ||
@@ -368,7 +377,7 @@ static inline bool dm_loop_lost_data(int r)
 	return r && r != -EINTR && r != -ERESTARTSYS;
 }
 
-/* Do flushes fail that come now? */
+/* Do flushes fail that come now?  Context: Any. */
 static inline bool dm_loop_is_lost(const struct dm_loop_file *lf)
 {
 	unsigned long lost = READ_ONCE(lf->lost);
@@ -383,6 +392,7 @@ bool dm_loop_start_write(struct dm_loop_file *lf, struct bio *bio);
 /* dm-loop-file.c */
 int dm_loop_file_attach(struct dm_loop_target *lt);
 void dm_loop_file_detach(struct dm_loop_target *lt);
+int dm_loop_file_sync(struct file *file, int datasync);
 int dm_loop_file_activate(struct dm_loop_target *lt, const char **why);
 void dm_loop_file_deactivate(struct dm_loop_target *lt);
 void dm_loop_file_undo_resume(struct dm_target *ti);

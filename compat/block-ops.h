@@ -14,6 +14,7 @@
 #ifdef HAVE_EXPORTFS_BLOCK_OPS
 #include <linux/exportfs_block.h>
 
+/* Context: Any. */
 static inline bool dm_loop_has_block_ops(const struct inode *inode)
 {
 	const struct export_operations *ops = inode->i_sb->s_export_op;
@@ -22,6 +23,10 @@ static inline bool dm_loop_has_block_ops(const struct inode *inode)
 	       ops->block_ops->commit_blocks;
 }
 
+/*
+ * Where the block at a place of the file is, and how far that goes on (xfs_fs_map_blocks()).
+ * @pos, @len: bytes.  Context: Sleeps, takes the inode lock.  Return: 0 or a negative errno.
+ */
 static inline int dm_loop_map_blocks(struct inode *inode, loff_t pos, u64 len,
 				     struct iomap *iomap)
 {
@@ -32,6 +37,10 @@ static inline int dm_loop_map_blocks(struct inode *inode, loff_t pos, u64 len,
 							       &generation);
 }
 
+/*
+ * These unwritten extents hold data now (xfs_fs_commit_blocks()).
+ * Context: Sleeps, takes the inode lock.  Return: 0 or a negative errno.
+ */
 static inline int dm_loop_commit_blocks(struct inode *inode,
 					struct iomap *maps, int nr)
 {

@@ -20,6 +20,11 @@
 #include <linux/filelock.h>
 #endif
 
+/* smp_load_acquire() of a sector_t */
+#ifndef CONFIG_64BIT
+#error "dm-loop needs a 64-bit kernel"
+#endif
+
 #ifndef CONFIG_SWAP
 #error "dm-loop pins files with S_SWAPFILE, which needs CONFIG_SWAP"
 #endif
@@ -33,7 +38,6 @@
 /* Before 6.5 block devices were opened with fmode_t. */
 #ifndef BLK_OPEN_WRITE
 #define BLK_OPEN_WRITE FMODE_WRITE
-typedef fmode_t blk_mode_t;
 #endif
 
 /* Before 6.14 a worker was running when it was created. */
@@ -65,20 +69,6 @@ static inline void srcu_up_read(struct srcu_struct *ssp, int idx)
 /* Renamed in 6.17. */
 #ifndef HAVE_FILE_KATTR
 #define file_kattr fileattr
-#endif
-
-#ifndef module_dm
-#define module_dm(name)					\
-static int __init dm_##name##_init(void)		\
-{							\
-	return dm_register_target(&(name##_target));	\
-}							\
-module_init(dm_##name##_init)				\
-static void __exit dm_##name##_exit(void)		\
-{							\
-	dm_unregister_target(&(name##_target));		\
-}							\
-module_exit(dm_##name##_exit)
 #endif
 
 #endif

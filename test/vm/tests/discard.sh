@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # LONG: a model of discards at every offset
-# DESCRIPTION: discard and write zeroes give blocks back, whole ones and no others, which are then not ours
+# DESCRIPTION: discard and write zeroes free exactly the whole blocks, which the device then no longer touches
 # TIMEOUT: 240
 
 # shellcheck disable=SC2154 # state is set in lib.sh
@@ -234,13 +234,55 @@ blocks_of()
 		sub(/\.\./, "", $4); for (i = 0; i < $6 + 0; i++) print $4 + i }' | sort
 }
 
+# written_again: the image has all its blocks, and they are as at first
+written_again()
+{
+	pattern write 1 0 $((1 << 20)) | dd of=/mnt/full/image bs=1M iflag=fullblock conv=notrunc,fsync status=none
+}
+
+# The worker waits for whoever is on the way to the blocks.
+is_draining()
+{
+	grep -ls synchronize_srcu /proc/[0-9]*/stack | xargs -r grep -ls dm_loop >/dev/null
+}
+
+# I/O that comes when the worker waits must not go to blocks that it is about to give back.
+comes_late()
+{
+	local first second
+	note "a read that comes while a discard waits"
+	dev=$(loop_dev x /mnt/full/image)
+	# The block layer keeps a lock of the device while it discards.
+	dmsetup create top --table "0 2048 linear $dev 0"
+	slow_disk "$disk" 65536
+	slowly dd if="$dev" of="$state/first" bs=256K count=1 iflag=direct status=none &
+	first=$!
+	in_flight
+	blkdiscard -f -o 0 -l 1M "$dev" &
+	soon "the worker waits for the read" is_draining
+	slowly dd if=/dev/mapper/top of="$state/second" bs=256K count=1 skip=262144 iflag=direct,skip_bytes status=none &
+	second=$!
+	grab /mnt/full
+	wait $first
+	wait $second
+	wait
+	same "what it read, but zeroes" "$(tr -d '\0' <"$state/second" | wc -c)" 0
+	check "the other file" pattern check 2 0 $((768 << 10)) </mnt/full/other
+	dmsetup remove top
+	dmsetup remove x
+	rm /mnt/full/other
+	sync -f /mnt/full
+}
+
 # next_owner WHAT COMMAND...: the command is in flight when its blocks are given back
 next_owner()
 {
-	local pid what=$1
+	local pid what=$1 cached=${cached:-}
 	shift
 	blocks_of /mnt/full/image >"$state/before"
 	dev=$(loop_dev x /mnt/full/image)
+	# What is cached is left to the worker
+	[ -z "$cached" ] || cat /mnt/full/image >/dev/null
 	slowly "$@" &
 	pid=$!
 	in_flight
@@ -264,12 +306,39 @@ owners()
 	slow_disk "$disk"
 
 	next_owner "a write" xfs_io -d -c 'pwrite -q -S 0xee -b 1m 0 1m' /dev/mapper/x
-	# The image has no blocks now; again.
-	pattern write 1 0 $((1 << 20)) | dd of=/mnt/full/image bs=1M iflag=fullblock conv=notrunc,fsync status=none
+	written_again
 	next_owner "a read" dd if=/dev/mapper/x of="$state/read" bs=1M count=1 iflag=direct status=none
 	tr -d '\0' <"$state/read" >"$state/read.some"
 	[ ! -s "$state/read.some" ] || cmp -s "$state/read.some" <(pattern write 1 0 $((1 << 20)) | tr -d '\0') ||
 		fail "what was read is neither what was there nor zeroes"
+	written_again
+	cached=yes next_owner "a write that the worker sends" xfs_io -d -c 'pwrite -q -S 0xee -b 1m 0 1m' /dev/mapper/x
+	written_again
+	comes_late
+	cleanup_devices
+}
+
+# A punch of btrfs does not wait for direct reads that go on by themselves.
+btrfs_reads()
+{
+	local dir n
+	note "a discard beside a direct read, on btrfs"
+	dir=$(mkfs_mount btrfs)
+	touch "$dir/image"
+	chattr +C "$dir/image"
+	written_file "$dir/image" $((1 << 20))
+	dev=$(loop_dev x "$dir/image")
+	# Where the blocks are is in memory, and no read has waited just now.
+	dd if="$dev" of=/dev/null bs=4K count=70 iflag=direct status=none
+	dd if="$dev" of=/dev/null bs=4K count=1 iflag=direct status=none
+	same "mode, direct I/O" "$(status_field x mode) $(status_field x dio)" "file 1"
+	slow_disk "$(findmnt -no SOURCE "$dir")" 1024
+	slowly dd if="$dev" of=/dev/null bs=4K count=1 iflag=direct status=none &
+	in_flight
+	blkdiscard -f -o 0 -l 64K "$dev"
+	read -r n _ <"$(sysfs)/inflight"
+	same "reads in flight after the discard" "$n" 0
+	wait
 	cleanup_devices
 }
 
@@ -295,6 +364,7 @@ far_away()
 
 for_each_fs trim
 far_away
+btrfs_reads
 for_each_fs edges_and_all ext2 ext4 xfs
 owners ext4
 owners xfs

@@ -76,6 +76,41 @@ without_journal()
 	dmsetup remove host
 }
 
+delalloc() { filefrag -v /mnt/host/image | grep -q delalloc; }
+
+# The flusher has written the file, so that its inode is clean; where the inode says that its
+# blocks are is still in memory, as that changed by it.
+not_synced()
+{
+	local i
+	note "a file that was just written"
+	host
+	mount -o remount,lazytime /mnt/host
+	truncate -s 16M /mnt/host/image
+	sync -f /mnt/host
+	# The disk is forgotten as one that has something to be written.
+	sysctl -q vm.dirty_expire_centisecs=1 vm.dirty_writeback_centisecs=10
+	sleep 1
+	sysctl -q vm.dirty_expire_centisecs=300 vm.dirty_writeback_centisecs=50
+	pattern write 1 0 $((16 << 20)) | dd of=/mnt/host/image bs=1M iflag=fullblock conv=notrunc status=none
+	check "there are no blocks yet" delalloc
+	for ((i = 0; i < 100; i++)); do
+		delalloc || break
+		sleep 0.1
+	done
+	sysctl -q vm.dirty_writeback_centisecs=0
+	dev=$(loop_dev x /mnt/host/image)
+	same "mode" "$(status_field x mode)" mapped
+	put 2 1
+	flush
+	same_as_device "what was flushed"
+	dmsetup remove x
+	umount /mnt/host
+	dmsetup remove host
+	sysctl -q vm.dirty_expire_centisecs=3000 vm.dirty_writeback_centisecs=500
+}
+
+not_synced
 without_journal
 without_journal -O ^extent,^64bit
 without_journal -t ext2

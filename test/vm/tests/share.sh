@@ -120,6 +120,9 @@ read_only()
 	same "I/O of the file" "$(status_field x file_ios)" 0
 	dmsetup remove x
 	each_is_its_own "$dir"/{image,clone1,clone2,clone3,clone4}
+	loop_dev -r x "$dir/image" 0 unshare >/dev/null
+	same "shared sectors, with unshare" "$(status_field x shared)" $((size / 512))
+	dmsetup remove x
 }
 
 unshare()
@@ -127,6 +130,9 @@ unshare()
 	local dev
 	note "unshare"
 	make_clones
+	fsfreeze -f "$dir"
+	fails "EAGAIN:loop: Filesystem is frozen" loop_dev x "$dir/image" 0 unshare
+	fsfreeze -u "$dir"
 	dev=$(loop_dev x "$dir/image" 0 unshare)
 	same "mode, shared sectors" "$(status_field x mode) $(status_field x shared)" "mapped 0"
 	same "all has blocks of its own" "$(status_field x mapped)" $((size / 512))
