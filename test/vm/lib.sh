@@ -322,7 +322,7 @@ drop_caches()
 	echo 3 >/proc/sys/vm/drop_caches
 }
 
-# digest FILE: the SHA-256 of a file or device, read from the disk.
+# digest FILE: the SHA-256 of a file or device
 digest()
 {
 	sha256sum <"$1" | cut -d' ' -f1
@@ -473,14 +473,14 @@ host_fs()
 	mount -o "$opts" /dev/mapper/host /mnt/host
 }
 
-# host_gone: with its filesystem
+# host_gone: unmount and remove what host_fs made
 host_gone()
 {
 	umount /mnt/host
 	dmsetup remove host
 }
 
-# host_is TABLE...: of the device host, from now on; what is mounted on it writes nothing back before
+# host_is TABLE...: give the device host this table; what is mounted on it writes nothing back before
 host_is()
 {
 	dmsetup suspend --noflush --nolockfs host
@@ -488,7 +488,7 @@ host_is()
 	dmsetup resume host
 }
 
-# slow_disk DISK [BYTES], slowly COMMAND...: whose I/O waits between us and the disk, half a MiB a second or BYTES
+# slow_disk DISK [BYTES]: the I/O of `slowly COMMAND...` to it is BYTES a second at most, half a MiB by default
 slow_disk()
 {
 	mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup

@@ -70,6 +70,11 @@ times()
 	done
 	check "a flush moves the time" test $(($(ns "$m1") - $(ns "$m0"))) -lt 900000000
 
+	sleep 1.3
+	m1=$(stat -c %.9Y "$file")
+	blkdiscard -z -l 64K "$dev"
+	m1=$(changed "$file" %.9Y "$m1")
+
 	write_one
 	m0=$(changed "$file" %.9Y "$m1")
 	start=$(date +%s.%N)

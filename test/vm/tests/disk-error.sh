@@ -61,6 +61,11 @@ failing()
 	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
 	check "and is written the next time" at $broken "pwrite -q -S 3 %s 4096" -c fsync
 	check "it is read" at $broken "pread -q %s 4096"
+	host_is "0 $bad linear $host_disk 0
+		$bad $piece error
+		$((bad + piece)) $((host_size - bad - piece)) linear $host_disk $((bad + piece))"
+	fails "Input/output error" blkdiscard -f -z -o $broken -l 4096 "$dev"
+	host_is "0 $host_size linear $host_disk 0"
 	zeroes "what is around it is zeroes" $((broken + 4096)) 61440
 	same "what was written" "$(dd if="$dev" iflag=skip_bytes,direct bs=4096 skip=$broken count=1 status=none |
 		tr -d '\3' | wc -c)" 0

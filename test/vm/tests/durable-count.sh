@@ -195,6 +195,26 @@ teardown()
 	check "what was a hole" cmp "$state/data" <(tail -c +$(((1 << 20) + 1)) "$file" | head -c 65536)
 	check "what was unwritten" cmp "$state/data" <(tail -c +$(((5 << 20) + 1)) "$file" | head -c 65536)
 }
+# What nobody has synced is committed when it is mapped: later flushes know nothing of it.
+not_synced()
+{
+	local file=$2/image
+	note "a file that was just written"
+	[ "$1" != ext4 ] || mount -o remount,commit=300 "$2"
+	: >"$file"
+	sync -f "$2"
+	dd if=/dev/zero of="$file" bs=1M count=4 status=none
+	loop_dev x "$file" >/dev/null
+	same "mode" "$(status_field x mode)" mapped
+	pattern write 3 0 65536 >"$state/data"
+	xfs_io -d -c "pwrite -q -b 64k -i $state/data 1m 64k" -c fsync /dev/mapper/x
+	shut_down "$2"
+	command dmsetup remove x
+	umount "$2"
+	mount -t "$1" "$disk" "$2"
+	check "what was flushed" cmp "$state/data" <(tail -c +$(((1 << 20) + 1)) "$file" | head -c 65536)
+}
 for_each_fs durable
 for_each_fs joins
 for_each_fs teardown
+for_each_fs not_synced

@@ -114,6 +114,15 @@ flush()
 	same "what it has" "$(digest "$dev")" "$was"
 	same "calls of the filesystem" "$(status_field x fsyncs)" 0
 	dmsetup remove x
+	note "for reading, beside one for writing"
+	dmsetup create x --table "0 2048 loop $file 0"
+	dmsetup create y -r --table "0 2048 loop $file 1048576"
+	dmsetup create top --table "0 2048 linear /dev/mapper/y 0"
+	fails EIO xfs_io -d -c "pwrite -q 0 4k" /dev/mapper/top
+	same "the other one is written" "$(xfs_io -d -c "pwrite -q 0 4k" /dev/mapper/x 2>&1)" ''
+	dmsetup remove top
+	dmsetup remove y
+	dmsetup remove x
 
 	note "mapped: no call ever"
 	truncate -s 4M "$file"

@@ -191,8 +191,32 @@ flush_fails()
 	fail "each write was committed before the shutdown"
 }
 
+is_readonly() { findmnt -n -O ro /mnt/small >/dev/null; }
+
+# By sysrq, though there are writers: nobody asks them.
+emergency()
+{
+	note "made read-only by force"
+	allow 'sysrq: Emergency Remount R/O' 'Emergency Remount complete' 'EXT4-fs .* re-mounted'
+	small_fs ext4
+	image
+	put 1 0
+	echo u >/proc/sysrq-trigger
+	soon "it is read-only" is_readonly
+	fails "" put 2 0
+	has 1 0
+	mount -o remount,rw /mnt/small
+	dmsetup suspend x
+	dmsetup resume x
+	check "it goes on" put 3 0
+	check "with what was written" has 3 0
+	dmsetup remove x
+	umount /mnt/small
+}
+
 after_error
 after_shutdown ext4
+emergency
 after_shutdown xfs
 by_file
 flush_fails ext4

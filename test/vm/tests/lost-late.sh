@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DESCRIPTION: a write that came when flushes failed fails whenever it ends, and no flush that comes much later does
-# LONG: waits twice for the half minute in which flushes fail
+# DESCRIPTION: a write sent while flushes fail fails even if it ends later; a flush sent after that succeeds
+# LONG: waits three times for the half minute in which flushes fail
 # TIMEOUT: 240
 
 # shellcheck disable=SC2154 # state is set in lib.sh
@@ -51,5 +51,12 @@ dmsetup suspend x
 dmsetup resume x
 check "a flush" xfs_io -d -c fsync "$dev"
 check "a FUA write" put_fua
+
+note "half of a write may wait in a device that is suspended"
+fail_once
+dmsetup suspend x
+sleep 33
+dmsetup resume x
+fails "Input/output error" xfs_io -d -c fsync "$dev"
 dmsetup remove x
 host_gone

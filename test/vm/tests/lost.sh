@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DESCRIPTION: what could not be committed flushes tell of for half a minute, and a filesystem above sees it
+# DESCRIPTION: after a commit failed all flushes fail for half a minute, and a filesystem on the device sees the error
 # TIMEOUT: 300
 
 # shellcheck disable=SC2154 # state is set in lib.sh
@@ -74,10 +74,22 @@ note "a filesystem above"
 above 1
 dmsetup remove x
 
-# The second half goes to another file than the flush that failed.
-note "a filesystem above, whose journal is in another file"
+# What was lost when it was suspended is lost for whatever file it goes on with.
+note "resumed with another file"
 other=$(mkfs_mount xfs)/image
 dd if=/dev/zero of="$other" bs=1M count=24 conv=fsync status=none
+dev=$(loop_dev x "$image")
+put 3
+host_is 0 "$host_size" error
+dmsetup suspend x
+host_is 0 "$host_size" linear "$host_disk" 0
+dmsetup load x --table "$(loop_table "$other")"
+dmsetup resume x
+fails "Input/output error" xfs_io -d -c fsync "$dev"
+dmsetup remove x
+
+# The second half goes to another file than the flush that failed.
+note "a filesystem above, whose journal is in another file"
 dmsetup create x <<-EOF
 	0 $((24 << 11)) loop $image 0
 	$((24 << 11)) $((24 << 11)) loop $other 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: any path comes through a table and back, and names the same file again
-# LONG: depends on no function that differs between the kernels
+# LONG: not worth three kernels: depends on no function that differs between them
 # TIMEOUT: 120
 
 dir=$(mkfs_mount ext4)

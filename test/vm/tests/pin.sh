@@ -183,6 +183,10 @@ chattr +j "$ext4/image"
 check "blocks that have data are written as ever" \
 	dd if="$ext4/image.same" of="$dev" bs=64K count=1 oflag=direct conv=notrunc status=none
 fails EIO dd if="$ext4/image.same" of="$dev" bs=64K count=1 seek=$((size / 65536)) oflag=direct conv=notrunc
+# Nor are there new holes, which could not be filled again.
+blkdiscard -o 65536 -l 65536 "$dev"
+check "what was to be given back can be written" \
+	dd if="$ext4/image.same" of="$dev" bs=64K skip=1 count=1 seek=1 oflag=direct conv=notrunc status=none
 chattr -j "$ext4/image"
 check "and holes too when it is off again" \
 	dd if="$ext4/image.same" of="$dev" bs=64K count=1 seek=$((size / 65536)) oflag=direct conv=notrunc status=none

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: while a device with a filesystem and writers on it is suspended, its file moves on the disk; then all goes on
-# LONG: blocks move twenty times, with a filesystem and writers above
+# LONG: blocks move sixteen times, with a filesystem and writers above
 # TIMEOUT: 600
 
 # shellcheck source=test/vm/tests/refresh-common.bash

@@ -190,6 +190,39 @@ overlap()
 	fails "EBUSY:loop: Range of the file is in use by another device" lines "$file"
 }
 
+# mapped holds for a device that comes to a file which others have taken already.
+joined()
+{
+	local file=$1/image
+	written_file "$file" 65536
+	truncate -s 128K "$file"
+	dmsetup create one --table "0 128 loop $file 0"
+	offset=65536 refused EOPNOTSUPP "File has holes, unwritten or shared ranges: run dmlosetup --prepare on it" "$file" mapped
+	dmsetup remove one
+	rm "$file"
+}
+
+runs() { [ "$(readlink "/proc/$1/exe")" = "$2" ]; }
+
+# Others may deny writing on top of us, and go on when we go.
+run_meanwhile()
+{
+	local file=$1/program
+	cp /bin/sleep "$file"
+	truncate -s 64K "$file"
+	sync -f "$file"
+	dmsetup create one --table "0 128 loop $file 0"
+	"$file" inf &
+	soon "it runs" runs $! "$file"
+	dmsetup remove one
+	kill $!
+	wait $! || true
+	check "it can be run" "$file" 0
+	load "$file"
+	dmsetup clear r
+	rm "$file"
+}
+
 lines()
 {
 	dmsetup load r <<-EOF
@@ -237,6 +270,10 @@ for dir in "$ext4" "$xfs"; do
 	ranges "$dir"
 	note "overlap: $dir"
 	overlap "$dir"
+	note "joined: $dir"
+	joined "$dir"
+	note "run meanwhile: $dir"
+	run_meanwhile "$dir"
 done
 written_file "$xfs/shared" 65536
 cp --reflink=always "$xfs/shared" "$xfs/clone"
@@ -247,6 +284,12 @@ note "what can only be done by file I/O"
 written_file "$ext4/journalled" 65536
 chattr +j "$ext4/journalled"
 by_file "$ext4/journalled" "File has journalled or inline data"
+truncate -s 128K "$ext4/journalled"
+dmsetup create one --table "0 128 loop $ext4/journalled 0"
+same "mode" "$(status_field one mode)" file
+offset=65536 refused EBUSY "File is in use by file I/O" "$ext4/journalled" mapped
+dmsetup remove one
+truncate -s 64K "$ext4/journalled"
 chattr -j "$ext4/journalled"
 load "$ext4/journalled" mapped
 dmsetup clear r

@@ -153,6 +153,9 @@ reload()
 	dmsetup load r --table "$(loop_table "$other")"
 	fails ETXTBSY truncate -s +4096 "$file"
 	fails ETXTBSY truncate -s +4096 "$other"
+	dmsetup suspend r
+	check "the second file is free, too" truncate -s +4096 "$other"
+	truncate -s "$size" "$other"
 	dmsetup resume r
 	same "the data" "$(digest "$dev")" "$(digest "$other")"
 	check "the first file is free" truncate -s "$size" "$file"

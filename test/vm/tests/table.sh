@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: a table that is not right is refused with a clear error, and leaves nothing behind
-# LONG: depends on no function that differs between the kernels
+# LONG: not worth three kernels: depends on no function that differs between them
 # TIMEOUT: 120
 
 dir=$(mkfs_mount ext4)

@@ -28,18 +28,20 @@ sync
 leaf=$(debugfs -R 'dump_extents -n image' "$disk" 2>/dev/null | awk '$1 == "0/" { print $(NF - 1); exit }')
 matches "the block with the extents" "$leaf" '^[0-9]+$'
 # the low half of where the first extent is
-place=$((leaf * 4096 + 12 + 8))
-was=$(dd if="$disk" bs=1 skip=$place count=2 status=none | od -An -tu2)
+was=$(dd if="$disk" bs=1 skip=$((leaf * 4096 + 12 + 8)) count=2 status=none | od -An -tu2)
 
-# first_extent BLOCK: it lies there, as ext4 sees it now
-first_extent()
+# put16 OFFSET VALUE: into that block, as ext4 sees it now
+put16()
 {
 	# shellcheck disable=SC2059 # bytes
-	printf "$(printf '\\x%02x\\x%02x' $(($1 % 256)) $(($1 / 256)))" |
-		dd of="$disk" bs=1 seek=$place conv=notrunc status=none
+	printf "$(printf '\\x%02x\\x%02x' $(($2 % 256)) $(($2 / 256)))" |
+		dd of="$disk" bs=1 seek=$((leaf * 4096 + $1)) conv=notrunc status=none
 	# EXT4_IOC_CLEAR_ES_CACHE
 	perl -e 'open(F, "<", $ARGV[0]) or die; ioctl(F, 0x6628, 0) or die "$!"' "$image"
 }
+
+# first_extent BLOCK: it lies there
+first_extent() { put16 20 "$1"; }
 
 loop_dev good /mnt/verify/good
 loop_dev wrong "$image"
@@ -55,6 +57,22 @@ same "--verify -a" "$(command dmlosetup --verify -a || true)" "$text"
 matches "what is looked at after each test" "$(verify_devices)" '^/dev/mapper/wrong: differs'
 first_extent $((was))
 said wrong ok 0
+# ee_len: unwritten
+put16 16 32769
+said wrong 'differs at sector 0: table mapped' 1
+put16 16 1
+said wrong ok 0
+# eh_entries: at the resume the last one is not there
+dmsetup suspend wrong
+put16 2 15
+command dmsetup resume wrong
+put16 2 16
+said wrong 'differs at sector 240: table hole' 1
+put16 2 15
+said wrong ok 0
+command dmsetup remove wrong
+put16 2 16
+loop_dev wrong "$image"
 dmsetup remove wrong
 dmsetup remove good
 
