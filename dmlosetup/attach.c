@@ -220,9 +220,12 @@ static int check_file(const struct plan *plan, const struct dm_id *id)
 	err = device_read(id->name, &devs, &nr);
 	if (!err && !(nr == 1 && device_on_file(devs, &plan->backing.st)))
 		err = -ESTALE;
-	if (err)
+	if (err == -ESTALE)
 		complain("cannot attach %s: it was replaced meanwhile; try again",
 			 shown(plan->file));
+	else if (err)
+		complain_errno(err, "cannot attach %s: cannot read the device",
+			       shown(plan->file));
 	device_free(devs, nr);
 	return err;
 }
@@ -375,11 +378,22 @@ static bool keep(const struct loop_device *d)
 	return !err;
 }
 
+/* Is that what the user calls it? */
+static bool is_called(const struct loop_device *d, const char *arg)
+{
+	char *name;
+	bool same;
+
+	same = !dm_resolve(plain_name(arg), &name) && !strcmp(name, d->id.name);
+	free(name);
+	return same;
+}
+
 /* Why it would not do in the place of what was asked for, or NULL. */
 static const char *not_as_asked(const struct options *opts, const struct plan *plan,
 				const struct loop_device *d)
 {
-	if (opts->name && strcmp(plain_name(opts->name), d->id.name))
+	if (opts->name && !is_called(d, opts->name))
 		return "under another name";
 	if (d->suspended)
 		return "and suspended";
@@ -395,6 +409,8 @@ static const char *not_as_asked(const struct options *opts, const struct plan *p
 /* --nooverlap: the device that already shows just this part of the file */
 static int reuse(const struct options *opts, const struct plan *plan)
 {
+	const struct loop_device *other = NULL;
+	const char *why, *other_why = NULL;
 	struct loop_device *devs;
 	int result = -ENOENT;
 	size_t nr, i;
@@ -403,7 +419,6 @@ static int reuse(const struct options *opts, const struct plan *plan)
 		nr = 0;
 	for (i = 0; i < nr && result == -ENOENT; i++) {
 		const struct loop_device *d = &devs[i];
-		const char *why;
 
 		if (!device_on_file(d, &plan->backing.st) ||
 		    d->table.offset != plan->offset ||
@@ -411,12 +426,16 @@ static int reuse(const struct options *opts, const struct plan *plan)
 			continue;
 		why = not_as_asked(opts, plan, d);
 		if (why) {
-			complain("%s is attached %s: %s", shown(plan->file),
-				 why, shown(d->id.node));
-			result = TOLD;
+			other = d;
+			other_why = why;
 		} else if (!d->deferred || keep(d)) {
 			result = tell(opts, &d->id) ? TOLD : 0;
 		}
+	}
+	if (result == -ENOENT && other) {
+		complain("%s is attached %s: %s", shown(plan->file), other_why,
+			 shown(other->id.node));
+		result = TOLD;
 	}
 	device_free(devs, nr);
 	return result;

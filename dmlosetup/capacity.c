@@ -73,6 +73,38 @@ static int check_content(const struct change *c, int err, uint64_t size,
 	return 0;
 }
 
+/* What the device does not show may be anything, another partition too. */
+static int check_tail(const struct change *c)
+{
+	const struct loop_device *dev = c->dev;
+	uint64_t end = dev->table.offset + (dev->length << SECTOR_SHIFT);
+	uint64_t from = end > c->new_size ? end : c->new_size;
+	struct extent_map map;
+	struct extent ext;
+	int fd, got;
+
+	/* less than a sector it cannot show */
+	if (from + SECTOR_SIZE > c->old_size)
+		return 0;
+	fd = open(dev->table.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	extents_init(&map, fd, c->old_size);
+	extents_seek(&map, from);
+	do {
+		got = extents_next(&map, &ext);
+	} while (got > 0 && (ext.state == EXTENT_HOLE ||
+			     ext.state == EXTENT_UNWRITTEN));
+	extents_free(&map);
+	if (fd >= 0)
+		close(fd);
+	/* it was looked at to the end */
+	if (!got)
+		return 0;
+	complain("cannot shrink %s: it does not show the last %ju bytes of its file, %s",
+		 shown(dev->id.node), (uintmax_t)(c->old_size - end),
+		 "and they would be cut");
+	return TOLD;
+}
+
 /* The content must end before the device does; @own_opens: how often we have it open. */
 static int check_shrink(const void *arg, int own_opens)
 {
@@ -99,34 +131,10 @@ static int check_shrink(const void *arg, int own_opens)
 			 node, user);
 		err = TOLD;
 	} else {
-		err = 0;
+		err = check_tail(c);
 	}
 	free(user);
 	return err;
-}
-
-/* What the device does not show may be anything, another partition too. */
-static int check_tail(const struct change *c)
-{
-	const struct loop_device *dev = c->dev;
-	uint64_t end = dev->table.offset + (dev->length << SECTOR_SHIFT);
-	uint64_t from = end > c->new_size ? end : c->new_size;
-	bool data;
-	int fd;
-
-	/* less than a sector it cannot show */
-	if (from + SECTOR_SIZE > c->old_size)
-		return 0;
-	fd = open(dev->table.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	data = fd < 0 || lseek(fd, from, SEEK_DATA) >= 0 || errno != ENXIO;
-	if (fd >= 0)
-		close(fd);
-	if (!data)
-		return 0;
-	complain("cannot shrink %s: it does not show the last %ju bytes of its file, %s",
-		 shown(dev->id.node), (uintmax_t)(c->old_size - end),
-		 "and they would be cut");
-	return TOLD;
 }
 
 static int plan_change(const struct options *opts, struct change *c)
@@ -134,7 +142,6 @@ static int plan_change(const struct options *opts, struct change *c)
 	struct loop_device *dev = c->dev;
 	const char *node = shown(dev->id.node);
 	struct stat st;
-	int err;
 
 	if (dev->suspended) {
 		complain("cannot resize %s: it is suspended; use --refresh first",
@@ -166,8 +173,7 @@ static int plan_change(const struct options *opts, struct change *c)
 		return TOLD;
 	}
 	c->shrink = true;
-	err = check_shrink(c, 0);
-	return err ? err : check_tail(c);
+	return check_shrink(c, 0);
 }
 
 static int write_zeroes(const struct hold *h, int fd, uint64_t pos,

@@ -19,6 +19,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -106,6 +107,50 @@ static int open_donor(struct defrag *d)
 	if (!err && fchown(d->donor, d->st.st_uid, d->st.st_gid))
 		note("the new blocks count as root's for a while");
 	return err;
+}
+
+/* Where in the inode the attributes begin; 0 when it has no place for them. */
+static int fork_offset(int fd, int *bytes)
+{
+	struct xfs_old_stat is = { 0 };
+	struct stat st;
+	uint64_t ino;
+	int32_t found = 0;
+	struct xfs_look look = {
+		.ino = &ino, .count = 1, .stat = &is, .found = &found,
+	};
+
+	if (fstat(fd, &st))
+		return -errno;
+	ino = st.st_ino;
+	if (ioctl(fd, XFS_LOOK, &look))
+		return -errno;
+	*bytes = is.forkoff;
+	return 0;
+}
+
+/*
+ * The inodes must have place for as many extents each
+ * (xfs_swap_extents_check_format()). Where there is a security module a file has
+ * a place for attributes from the start, and one without a name has not: an
+ * attribute of the right length makes it.
+ */
+static void match_forks(const struct defrag *d)
+{
+	static const char name[] = "trusted.d", value[512];
+	int wanted, is, len = 1, try;
+
+	if (fork_offset(d->fd, &wanted) || !wanted)
+		return;
+	for (try = 0; try < 5; try++) {
+		if (fsetxattr(d->donor, name, value, len, 0) ||
+		    fork_offset(d->donor, &is) || is == wanted)
+			break;
+		fremovexattr(d->donor, name);
+		len += is - wanted;
+		if (len < 0 || len > (int)sizeof(value))
+			break;
+	}
 }
 
 /* Blocks for the donor where the file has some, as few pieces as may be. */
@@ -242,6 +287,36 @@ static int swap_blocks(const struct defrag *d, int fd, const struct stat *st)
 	return ioctl(fd, XFS_EXCHANGE, &exchange) ? -errno : 0;
 }
 
+/* As xfs counts them: blocks that were never written are another extent. */
+static int count_records(int fd, uint64_t size, uint64_t *records)
+{
+	struct extent_map map;
+	struct extent ext;
+	int got;
+
+	*records = 0;
+	extents_init(&map, fd, size);
+	while ((got = extents_next(&map, &ext)) > 0)
+		*records += ext.state != EXTENT_HOLE;
+	extents_free(&map);
+	return got;
+}
+
+/*
+ * xfs_swap_extents_check_format() takes no donor that has more. It can get them
+ * from what is written and given back while it is made.
+ */
+static int check_better(const struct defrag *d, int fd)
+{
+	uint64_t file, donor;
+	int err;
+
+	err = count_records(fd, d->st.st_size, &file);
+	if (!err)
+		err = count_records(d->donor, d->st.st_size, &donor);
+	return err ? err : donor <= file ? 0 : -ENODATA;
+}
+
 static int swap_turn(struct defrag *d, struct copy *c, const struct hold *h,
 		     int fd)
 {
@@ -253,6 +328,8 @@ static int swap_turn(struct defrag *d, struct copy *c, const struct hold *h,
 		err = -errno;
 	if (!err)
 		err = copy_rest(c, h);
+	if (!err)
+		err = check_better(d, fd);
 	if (!err)
 		err = swap_blocks(d, fd, &st);
 	if (!err && fsync(fd))
@@ -368,14 +445,16 @@ static int defrag_file(struct defrag *d, int (*way)(struct defrag *))
 		return nothing_to_do(d, "no two of them could be one");
 	if (!err)
 		err = open_donor(d);
+	if (!err && way == defrag_xfs)
+		match_forks(d);
 	if (!err)
 		err = fill_donor(d);
 	if (!err)
 		err = count(d->donor, d->st.st_size, &extents, &parts);
-	if (!err && extents >= d->before)
-		return nothing_to_do(d, "the filesystem has no better place for it");
 	if (!err)
-		err = way(d);
+		err = extents < d->before ? way(d) : -ENODATA;
+	if (err == -ENODATA)
+		return nothing_to_do(d, "the filesystem has no better place for it now");
 	return err ? err : report(d);
 }
 

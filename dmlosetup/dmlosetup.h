@@ -345,7 +345,7 @@ struct progress {
 	const char *what;
 	uint64_t total;
 	uint64_t done;
-	bool tty;
+	int tty;		/* or -1 */
 	uint64_t started;	/* ns */
 	uint64_t drawn;
 };

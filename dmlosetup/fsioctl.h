@@ -57,6 +57,16 @@ struct xfs_old_stat {
 	uint16_t aextents;
 };
 
+/* xfs: what it knows of one inode */
+struct xfs_look {
+	uint64_t *ino;
+	int32_t count;		/* 1 */
+	struct xfs_old_stat *stat;
+	int32_t *found;
+};
+
+#define XFS_LOOK	_IOWR('X', 102, struct xfs_look)
+
 /* xfs: two whole files of one size change their blocks, unless one was changed */
 struct xfs_swap {
 	int64_t version;	/* 0 */

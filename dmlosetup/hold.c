@@ -199,7 +199,8 @@ static int resume_patiently(const char *name, unsigned int tries, double *when)
 
 	for (;;) {
 		err = dm_resume(name, when);
-		if (err != -ETXTBSY || !--tries)
+		/* -EAGAIN: to unshare, and frozen */
+		if ((err != -ETXTBSY && err != -EAGAIN) || !--tries)
 			break;
 		nanosleep(&pause, NULL);
 		if (pause.tv_nsec < LAST_PAUSE)

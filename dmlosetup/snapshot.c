@@ -36,14 +36,33 @@ static mode_t mask(void)
 	return is;
 }
 
+/* How much there is to be copied, in bytes. */
+static int data_size(int fd, uint64_t size, uint64_t *bytes)
+{
+	struct extent_map map;
+	struct extent ext;
+	int got;
+
+	*bytes = 0;
+	extents_init(&map, fd, size);
+	while ((got = extents_next(&map, &ext)) > 0)
+		if (ext.state != EXTENT_HOLE && ext.state != EXTENT_UNWRITTEN)
+			*bytes += ext.length;
+	extents_free(&map);
+	return got;
+}
+
 static int copy(const struct hold *h, int from, int to, const struct stat *st)
 {
 	struct copy c = {
 		.from = from, .to = to, .size = st->st_size, .hold = h,
 	};
+	uint64_t most;
 	int err;
 
-	err = check_room(st, st->st_size, to);
+	err = data_size(from, c.size, &most);
+	if (!err)
+		err = check_room(st, most, to);
 	if (err)
 		return err;
 	if (ftruncate(to, st->st_size))

@@ -94,8 +94,24 @@ refused()
 	rm "$image"
 }
 
+# As many extents as an inode of xfs has room for, if it keeps none for attributes, and some
+# more or less.
+few()
+{
+	local image=$2/image mib
+	note "few extents"
+	for mib in 8 12 15 18 21; do
+		scattered "$image" $mib
+		loop_dev disk "$image" >/dev/null
+		matches "$(pieces "$image") extents" "$(dmlosetup --defrag disk)" "extents before, [0-9]+ now"
+		dmlosetup -d disk
+		rm "$image"
+	done
+}
+
 all()
 {
+	few "$@"
 	in_use "$@"
 	refused "$@"
 }
