@@ -439,7 +439,7 @@ int dm_loop_file_sync(struct file *file, int datasync)
 	int r;
 
 	r = vfs_fsync(file, datasync);
-	if (r || !is_without_journal(inode->i_sb))
+	if (r || sb_rdonly(inode->i_sb) || !is_without_journal(inode->i_sb))
 		return r;
 	return inode->i_sb->s_op->write_inode(inode, &wbc) ?:
 	       blkdev_issue_flush(inode->i_sb->s_bdev);

@@ -741,19 +741,21 @@ static int write_back(struct dm_loop_file *lf, sector_t start, sector_t end)
 	return r;
 }
 
-/* After an error nobody knows what is left: ask. */
-static void relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
+/* After an error nobody knows what is left: ask.  0 or a negative errno. */
+static int relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
 {
 	struct dm_loop_range r;
+	int err = 0;
 
-	for (; pos < end; pos = r.start + r.len) {
-		if (lf->fs->locate(lf, pos, &r))
-			return;
+	for (; !err && pos < end; pos = r.start + r.len) {
+		err = lf->fs->locate(lf, pos, &r);
+		if (err)
+			break;
 		r.len = min(r.len, end - pos);
-		if (r.state != DM_LOOP_HOLE &&
-		    set_range(lf, pos, pos + r.len, r.state, r.phys))
-			return;
+		if (r.state != DM_LOOP_HOLE)
+			err = set_range(lf, pos, pos + r.len, r.state, r.phys);
 	}
+	return err;
 }
 
 static int retry_alone(struct dm_loop_run *run, struct bio *bio)
@@ -1368,7 +1370,7 @@ static int punch_blocks(struct dm_loop_file *lf, sector_t start, sector_t end)
 					  start << SECTOR_SHIFT,
 					  (end - start) << SECTOR_SHIFT);
 		if (r)
-			relocate(lf, start, end);
+			r = relocate(lf, start, end) ?: r;
 		need_fsync(lf);
 	}
 	unblock_range(lf);

@@ -29,8 +29,8 @@ enum dm_loop_count {
 	DM_LOOP_FILLS,		/* runs of blocks written for the first time */
 	DM_LOOP_PROMOTES,	/* ranges that have data from now on */
 	DM_LOOP_PUNCHES,	/* ranges given back to the filesystem */
-	DM_LOOP_COMMITS,	/* calls of commit_blocks() at a flush (xfs) */
-	DM_LOOP_FSYNCS,		/* calls of fsync, whatever for */
+	DM_LOOP_COMMITS,	/* calls of commit_blocks() for all that wait for it (xfs) */
+	DM_LOOP_FSYNCS,		/* calls of fsync, but for those of a pin */
 	DM_LOOP_FILE_IOS,	/* bios done by file I/O */
 	DM_LOOP_INVALIDATES,	/* times that pages of the file were dropped */
 	DM_LOOP_HELD,		/* bios that a frozen host held, at each look */

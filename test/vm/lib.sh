@@ -644,6 +644,7 @@ cleanup()
 	[ ! -S /run/udev/control ] || udevadm control --exit 2>/dev/null
 	# libdevmapper takes its presence for a udev that runs.
 	rm -f /run/udev/control
+	sysctl -q vm.dirty_expire_centisecs=3000 vm.dirty_writeback_centisecs=500
 	cleanup_devices || return
 	find_leaks || return
 	for try in 1 2 3; do

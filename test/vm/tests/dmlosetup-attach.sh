@@ -148,7 +148,7 @@ swapped()
 	strace -qq -e trace=ioctl -o "$state/trace" dmlosetup disk image
 	dmlosetup -d disk
 	load=$(awk '/DM_TABLE_LOAD/ { print NR }' "$state/trace")
-	strace -qq -e trace=ioctl -e "inject=ioctl:delay_enter=3000000:when=$load" -o "$state/trace" \
+	strace -qq -e trace=ioctl -e "inject=ioctl:delay_enter=$((3000000 * ${DMLOOP_TIME_FACTOR:-1})):when=$load" -o "$state/trace" \
 		dmlosetup disk image 2>"$state/said" &
 	pid=$!
 	soon "it is about to load" is_made

@@ -78,11 +78,12 @@ without_journal()
 
 delalloc() { filefrag -v /mnt/host/image | grep -q delalloc; }
 
+has_blocks() { ! delalloc; }
+
 # The flusher has written the file, so that its inode is clean; where the inode says that its
 # blocks are is still in memory, as that changed by it.
 not_synced()
 {
-	local i
 	note "a file that was just written"
 	host
 	mount -o remount,lazytime /mnt/host
@@ -94,10 +95,7 @@ not_synced()
 	sysctl -q vm.dirty_expire_centisecs=300 vm.dirty_writeback_centisecs=50
 	pattern write 1 0 $((16 << 20)) | dd of=/mnt/host/image bs=1M iflag=fullblock conv=notrunc status=none
 	check "there are no blocks yet" delalloc
-	for ((i = 0; i < 100; i++)); do
-		delalloc || break
-		sleep 0.1
-	done
+	soon "the flusher has written it" has_blocks
 	sysctl -q vm.dirty_writeback_centisecs=0
 	dev=$(loop_dev x /mnt/host/image)
 	same "mode" "$(status_field x mode)" mapped
@@ -107,7 +105,6 @@ not_synced()
 	dmsetup remove x
 	umount /mnt/host
 	dmsetup remove host
-	sysctl -q vm.dirty_expire_centisecs=3000 vm.dirty_writeback_centisecs=500
 }
 
 not_synced
