@@ -43,8 +43,8 @@
  * A full leaf with its sentinel fits 1024 bytes, and half a leaf, which a split
  * makes, 512: the sizes in which kmalloc hands out memory.  A change copies a
  * leaf, and with init_on_alloc, as Debian has it, kmalloc clears it before, so
- * it must be small; it copies the root
- * only when a leaf splits, so the root may be large.
+ * it must be small; it copies the root only when a leaf splits, so the root may
+ * be large.
  */
 #define LEAF_MAX	56
 #define LEAF_MIN_PAIR	(LEAF_MAX / 2)

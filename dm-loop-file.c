@@ -772,6 +772,7 @@ static int pin(struct dm_loop_file *lf, struct dm_loop_target *lt,
 	lf->chunk = choose_chunk(lf, lt);
 	lf->aops = lf->file->f_mapping->a_ops;
 	lf->failed = 0;
+	/* Where a freeze kept the times from moving the next write does it. */
 	clear_bit(0, &lf->times_stale);
 	/* Only now nobody can cut it any more. */
 	r = check_range(lt, lf, why) ?: map_file(lf, lt, why);
@@ -1681,8 +1682,8 @@ void dm_loop_file_failed(struct dm_loop_file *lf)
 /*
  * To a file that nobody can open for writing read leases are given, as to one
  * that nobody writes (lease_open_conflict(), check_conflicting_open() before 7.2;
- * nfsd4_check_conflicting_opens()).
- * Their owners, such as clients of NFS, are told to look again.
+ * nfsd4_check_conflicting_opens()).  Their owners, such as clients of NFS, are
+ * told to look again.
  */
 static void break_leases(struct dm_loop_file *lf)
 {

@@ -1432,11 +1432,12 @@ static void punch_bio(struct dm_loop_file *lf, struct bio *bio)
 		if (!r && to >= from)
 			r = zero_edge(lf, to, end);
 	}
-	if (!r)
+	if (!r) {
 		r = punch_blocks(lf, from, to);
-	/* xfs may need a block for that, and zeroes need none. */
-	if (r == -ENOSPC && bio_op(bio) == REQ_OP_WRITE_ZEROES)
-		r = zero_edge(lf, from, to);
+		/* xfs may need a block for that, and zeroes need none. */
+		if (r == -ENOSPC && bio_op(bio) == REQ_OP_WRITE_ZEROES)
+			r = zero_edge(lf, from, to);
+	}
 	say_error(lf, r);
 	end_bio(bio, r);
 }

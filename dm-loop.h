@@ -133,8 +133,9 @@ enum dm_loop_failed {
  * @sync_lock: held while @dirtied is committed and becomes @synced.  Taken
  *	inside @lock and @worker_lock, outside the inode lock.
  * @writer_thread: file mode: for writes through the page cache, and on xfs for
- *	all.  No workqueue: out of space xfs waits for work of its own (xfs_flush_inodes()), which
- *	may need memory, so that a workqueue with a rescuer warns.
+ *	all.  No workqueue: out of space xfs waits for work of its own
+ *	(xfs_flush_inodes()), which may need memory, so that a workqueue with a
+ *	rescuer warns.
  * @writer: its work, dm_loop_write() over @writes
  * @flusher: commits, for the bios in @flushes
  * @retry: queues @worker again while the host filesystem is frozen

@@ -204,7 +204,7 @@ hidden()
 silent_terminal()
 {
 	rm clone
-	check "a terminal that takes nothing" timeout 50 script -qec 'perl -e "ioctl(STDERR, 0x540a, 0) or die"
+	check "a terminal that takes nothing" timeout $((50 * ${DMLOOP_TIME_FACTOR:-1})) script -qec 'perl -e "ioctl(STDERR, 0x540a, 0) or die"
 		dmlosetup --snapshot disk clone >'"$state/said"'
 		perl -e "ioctl(STDERR, 0x540a, 1) or die"' /dev/null </dev/null >/dev/null
 	matches "it is done" "$(<"$state/said")" "^clone: copy of"
