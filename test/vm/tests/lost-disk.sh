@@ -2,11 +2,9 @@
 # shellcheck shell=bash
 # DESCRIPTION: a flush that the disk fails, for a device that needs no commit or when it is suspended, is a loss like others
 # LONG: not worth three kernels
-# SKIPS: debug
 # TIMEOUT: 120
 
 # shellcheck disable=SC2154 # state is set in lib.sh
-modprobe -q dm-flakey || skip "this kernel has no target that fails flushes"
 
 # while_broken COMMAND...: with a disk that fails all writes and flushes
 while_broken()
