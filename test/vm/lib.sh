@@ -577,6 +577,19 @@ start_udev()
 	udevadm settle
 }
 
+# stop_udev: killed and seen to be gone. One that was only asked to exit went on once, and made
+# the devices of the tests after it busy.
+stop_udev()
+{
+	local names='systemd-udevd|[(]udev-worker[)]'
+	while pkill -KILL -x "$names"; do
+		sleep 0.1
+	done
+	# libdevmapper takes its presence for a udev that runs.
+	rm -f /run/udev/control
+	export DM_DISABLE_UDEV=1
+}
+
 # Unmount, remove, detach whatever a test may have left, in the order that works
 # whatever is stacked on what. Says what does not go away, and then is false.
 cleanup_devices()
@@ -641,9 +654,7 @@ cleanup()
 		exportfs -ua
 		rpc.nfsd 0
 	fi 2>/dev/null
-	[ ! -S /run/udev/control ] || udevadm control --exit 2>/dev/null
-	# libdevmapper takes its presence for a udev that runs.
-	rm -f /run/udev/control
+	stop_udev
 	sysctl -q vm.dirty_expire_centisecs=3000 vm.dirty_writeback_centisecs=500
 	cleanup_devices || return
 	find_leaks || return

@@ -150,10 +150,7 @@ with_udev()
 	within dmsetup remove disk
 	udevadm settle
 	check "the links are gone" test ! -e /dev/disk/by-label/second
-	udevadm control --exit
-	# libdevmapper takes the socket for the daemon
-	rm -f /run/udev/control
-	export DM_DISABLE_UDEV=1
+	stop_udev
 }
 
 on_fs()
