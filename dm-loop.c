@@ -283,6 +283,8 @@ static void untrack(struct dm_loop_file *lf, struct dm_loop_io *io)
 
 static int map_remap(struct dm_loop_file *lf, struct bio *bio, sector_t phys)
 {
+	/* A punch waits for it, perhaps in the stopped process that is to poll. */
+	bio->bi_opf &= ~REQ_POLLED;
 	bio_set_dev(bio, lf->bdev);
 	bio->bi_iter.bi_sector = phys;
 	return DM_MAPIO_REMAPPED;

@@ -157,13 +157,21 @@ else
 	note "there is none in this guest"
 fi
 
+# null_disk NAME SETTING...: a null_blk of that name
+null_disk()
+{
+	local dir=/sys/kernel/config/nullb/$1 setting
+	shift
+	mkdir "$dir"
+	for setting in size=128 memory_backed=1 "$@" power=1; do
+		echo "${setting#*=}" >"$dir/${setting%=*}"
+	done
+}
+
 note "a disk without a cache"
 modprobe null_blk nr_devices=0
 mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
-mkdir /sys/kernel/config/nullb/nullb7
-for setting in size=128 memory_backed=1 power=1; do
-	echo "${setting#*=}" >"/sys/kernel/config/nullb/nullb7/${setting%=*}"
-done
+null_disk nullb7
 compare "null_blk" /dev/nullb7 /mnt/e
 same "its cache" "$(limit /dev/nullb7 write_cache)" "write through"
 loop_dev x /mnt/e/image >/dev/null
@@ -174,3 +182,27 @@ same "ours, when we only read" "$(limit /dev/mapper/x write_cache)" "write throu
 dmsetup remove x
 umount /mnt/e
 rmdir /sys/kernel/config/nullb/nullb7
+
+note "a disk that is polled: a punch waits for nobody who has stopped to ask"
+null_disk nullb8 submit_queues=1 poll_queues=1
+make_fs ext4 /dev/nullb8
+mount /dev/nullb8 /mnt/e
+written_file /mnt/e/image $((16 << 20))
+dev=$(loop_dev x /mnt/e/image)
+fio --name=x --filename="$dev" --size=8m --direct=1 --ioengine=io_uring --hipri=1 --rw=randread --bs=4k --iodepth=32 \
+	--thread --time_based --runtime=300 --output="$state/fio.log" 2>"$state/errors" &
+reader=$!
+reads()
+{
+	[ "$(awk '{ print $1 }' "/sys/block/$(dmsetup info -c --noheadings -o blkdevname x)/stat")" -gt 1000 ]
+}
+soon "it reads" reads
+kill -STOP "$reader"
+check "a discard" timeout 30 blkdiscard -f -o 8M -l 1M "$dev"
+kill -CONT "$reader"
+kill -INT "$reader"
+wait "$reader" || true
+same "reads for which nobody asked in time" "$(grep -c 'io_u error' "$state/errors" || true)" 0
+dmsetup remove x
+umount /mnt/e
+rmdir /sys/kernel/config/nullb/nullb8
