@@ -1593,21 +1593,25 @@ bool dm_loop_file_cached(const struct dm_loop_file *lf, sector_t sector,
  * @sector: first sector in the file
  * @sectors: how many
  *
- * The pages are clean under our pin, so that there is nothing to lose and
- * nothing to report.
+ * The pages are clean under our pin.  But when fs-verity is enabled ext4 writes
+ * zeroes behind the end of the file to the page there (ext4_begin_enable_verity(),
+ * ext4_block_truncate_page()), and what else is in it may be old.
  *
  * Context: Sleeps.
+ * Return: false when a page stays that will be written over the blocks.
  */
-void dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
+bool dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 			     unsigned int sectors)
 {
+	struct address_space *mapping = lf->file->f_mapping;
 	loff_t pos = (loff_t)sector << SECTOR_SHIFT;
 	loff_t last = pos + ((loff_t)sectors << SECTOR_SHIFT) - 1;
 
 	dm_loop_count(lf, DM_LOOP_INVALIDATES);
 	trace_dm_loop_invalidate(lf, sector, sectors, 0);
-	invalidate_inode_pages2_range(lf->file->f_mapping, pos >> PAGE_SHIFT,
-				      last >> PAGE_SHIFT);
+	return !invalidate_inode_pages2_range(mapping, pos >> PAGE_SHIFT,
+					      last >> PAGE_SHIFT) ||
+	       !mapping_tagged(mapping, PAGECACHE_TAG_DIRTY);
 }
 
 /**

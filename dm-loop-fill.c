@@ -741,6 +741,17 @@ static int write_back(struct dm_loop_file *lf, sector_t start, sector_t end)
 	return r;
 }
 
+/* The blocks were written directly. */
+static int drop_pages(struct dm_loop_file *lf, sector_t start,
+		      unsigned int sectors)
+{
+	if (!dm_loop_file_cached(lf, start, sectors) ||
+	    dm_loop_file_invalidate(lf, start, sectors))
+		return 0;
+	dm_loop_file_failed(lf);
+	return -EIO;
+}
+
 /* After an error nobody knows what is left: ask.  0 or a negative errno. */
 static int relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
 {
@@ -1396,11 +1407,11 @@ static int zero_edge(struct dm_loop_file *lf, sector_t start, sector_t end)
 		}
 		if (r.state != DM_LOOP_MAPPED)
 			continue;
-		err = blkdev_issue_zeroout(lf->bdev,
+		err = write_back(lf, start, start + n) ?:
+		      blkdev_issue_zeroout(lf->bdev,
 					   r.phys + (start - r.start), n,
-					   GFP_NOIO, BLKDEV_ZERO_NOUNMAP);
-		if (dm_loop_file_cached(lf, start, n))
-			dm_loop_file_invalidate(lf, start, n);
+					   GFP_NOIO, BLKDEV_ZERO_NOUNMAP) ?:
+		      drop_pages(lf, start, n);
 	}
 	return err;
 }
@@ -2071,7 +2082,7 @@ static void send(struct dm_loop_file *lf, struct bio *bio,
 		 const struct dm_loop_range *r, struct bio_list *fills)
 {
 	bool write = op_is_write(bio_op(bio));
-	sector_t sectors = bio_sectors(bio);
+	int err;
 
 	if (dm_loop_has_no_data(r->state)) {
 		if (write) {
@@ -2086,8 +2097,11 @@ static void send(struct dm_loop_file *lf, struct bio *bio,
 		end_bio(bio, -EIO);
 		return;
 	}
-	if (write && dm_loop_file_cached(lf, bio_start(bio), sectors))
-		dm_loop_file_invalidate(lf, bio_start(bio), sectors);
+	err = write ? write_back(lf, bio_start(bio), bio_end(bio)) : 0;
+	if (err) {
+		end_bio(bio, err);
+		return;
+	}
 	bio_set_dev(bio, lf->bdev);
 	bio->bi_iter.bi_sector = r->phys + (bio_start(bio) - r->start);
 	submit_bio_noacct(bio);
@@ -2188,7 +2202,8 @@ static void finish_write(struct dm_loop_file *lf, struct bio *bio)
 {
 	struct dm_loop_io *io = dm_loop_io(bio);
 
-	dm_loop_file_invalidate(lf, io->sector, io->sectors);
+	if (drop_pages(lf, io->sector, io->sectors))
+		bio->bi_status = BLK_STS_IOERR;
 	bio->bi_end_io(bio);
 }
 

@@ -400,7 +400,7 @@ void dm_loop_file_undo_resume(struct dm_target *ti);
 void dm_loop_file_release_idle(struct dm_target *ti);
 bool dm_loop_file_cached(const struct dm_loop_file *lf, sector_t sector,
 			 unsigned int sectors);
-void dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
+bool dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 			     unsigned int sectors);
 void dm_loop_file_stat(const struct dm_loop_file *lf, struct kstat *stat);
 void dm_loop_file_wrote(struct dm_loop_file *lf);

@@ -3,6 +3,7 @@
 # DESCRIPTION: who reads the backing file sees what the device has written; the times move
 # TIMEOUT: 180
 
+# shellcheck disable=SC2154 # state is set in lib.sh
 seed=
 random seed 1000000
 
@@ -149,3 +150,53 @@ lease()
 	dmsetup remove x
 }
 for_each_fs lease ext4 xfs tmpfs
+
+in_flight()
+{
+	grep -q '[1-9]$' "/sys/block/$(dmsetup info -c --noheadings -o blkdevname x)/inflight"
+}
+
+# last_sector BYTE: is that on the disk
+last_sector()
+{
+	drop_caches
+	cmp <(head -c 512 /dev/zero | tr '\0' "$1") <(dd if="$dev" bs=512 skip=2048 count=1 iflag=direct status=none)
+}
+
+# When fs-verity is enabled ext4 writes zeroes behind the end to the page there, before there is room for
+# the tree. That page must not come to the disk over what is written after it was read.
+# shellcheck disable=SC2154 # host_fs sets host_disk and host_size
+verity()
+{
+	local image=/mnt/host/image kib writer
+	note "fs-verity fails"
+	modprobe dm-delay
+	host_fs ext4 -O verity
+	written_file "$image" $(((1 << 20) + 512))
+	kib=$((host_size / 4))
+	while [ "$kib" -ge 4 ]; do
+		fallocate -l "${kib}K" "$(mktemp /mnt/host/filler.XXXXXX)" 2>/dev/null || kib=$((kib / 2))
+	done
+	sync -f /mnt/host
+	dev=$(loop_dev x "$image")
+	fails ENOSPC fileop verity "$image"
+	xfs_io -d -c "pwrite -q -S 7 1m 512" -c fsync "$dev"
+	sync -f /mnt/host
+	check "what was written then" last_sector '\7'
+
+	note "and while that is written"
+	sync -f /mnt/host
+	host_is 0 "$host_size" delay "$host_disk" 0 0 "$host_disk" 0 3000
+	xfs_io -d -c "pwrite -q -S 6 1m 512" "$dev" >"$state/said" 2>&1 &
+	writer=$!
+	soon "it is on its way" in_flight
+	fails ENOSPC fileop verity "$image"
+	check "it is on its way still" in_flight
+	wait "$writer" || true
+	matches "it fails" "$(<"$state/said")" 'Input/output error'
+	fails EIO xfs_io -d -c "pwrite -q 0 4k" "$dev"
+	host_is 0 "$host_size" linear "$host_disk" 0
+	dmsetup remove x
+	host_gone
+}
+verity
