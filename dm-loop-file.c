@@ -946,7 +946,7 @@ static struct dm_loop_file *alloc_file(struct inode *inode)
 	INIT_DELAYED_WORK(&lf->release, release_work);
 	mutex_init(&lf->lock);
 	refcount_set(&lf->refs, 1);
-	list_add(&lf->node, &dm_loop_files);
+	INIT_LIST_HEAD(&lf->node);
 	dm_loop_took(DM_LOOP_OWN_FILE);
 	return lf;
 
@@ -957,7 +957,23 @@ free:
 	return NULL;
 }
 
-/* The file of the @n-th target that @md has, in any of its tables, or NULL. */
+/* How many targets @md has, in all of its tables. */
+static unsigned int count_targets(struct mapped_device *md)
+{
+	struct dm_loop_target *lt;
+	unsigned int n = 0;
+
+	mutex_lock(&dm_loop_files_lock);
+	list_for_each_entry(lt, &dm_loop_targets, all)
+		n += dm_table_get_md(lt->ti->table) == md;
+	mutex_unlock(&dm_loop_files_lock);
+	return n;
+}
+
+/*
+ * The file of the @n-th target that @md has, in any of its tables, or NULL.  From the
+ * last to the first: others may go meanwhile, and then none that stays is left out.
+ */
 static struct dm_loop_file *get_file_of(struct mapped_device *md, unsigned int n)
 {
 	struct dm_loop_file *lf = NULL;
@@ -1025,8 +1041,9 @@ static void lost_before(const struct dm_loop_target *lt)
 	spin_unlock_irq(&dm_loop_targets_lock);
 }
 
-/* The object of @inode, made if there is none.  It keeps no target yet. */
-static struct dm_loop_file *get_file_object(struct inode *inode)
+/* The object of @inode, or else @fresh, or NULL. */
+static struct dm_loop_file *find_file_object(struct inode *inode,
+					     struct dm_loop_file *fresh)
 {
 	struct dm_loop_file *lf;
 
@@ -1037,7 +1054,9 @@ static struct dm_loop_file *get_file_object(struct inode *inode)
 			goto out;
 		}
 	}
-	lf = alloc_file(inode);
+	lf = fresh;
+	if (fresh)
+		list_add(&fresh->node, &dm_loop_files);
 out:
 	mutex_unlock(&dm_loop_files_lock);
 	return lf;
@@ -1059,6 +1078,25 @@ static void put_file_object(struct dm_loop_file *lf)
 		close_file(lf->file);
 	kfree(lf);
 	dm_loop_gave(DM_LOOP_OWN_FILE);
+}
+
+/*
+ * The object of @inode, made if there is none.  It keeps no target yet.
+ *
+ * Made without dm_loop_files_lock: that waits for kthreadd, which may wait for memory and
+ * so for a device that is suspended, and each suspend takes the lock.
+ */
+static struct dm_loop_file *get_file_object(struct inode *inode)
+{
+	struct dm_loop_file *fresh, *lf = find_file_object(inode, NULL);
+
+	if (lf)
+		return lf;
+	fresh = alloc_file(inode);
+	lf = find_file_object(inode, fresh);
+	if (fresh && lf != fresh)
+		put_file_object(fresh);
+	return lf;
 }
 
 /* A range belongs to one device, unless all only read. */
@@ -1364,9 +1402,12 @@ void dm_loop_file_undo_resume(struct dm_target *ti)
 	struct mapped_device *md = dm_table_get_md(ti->table);
 	struct dm_loop_target *lt;
 	struct dm_loop_file *lf;
-	unsigned int n;
+	unsigned int n = count_targets(md);
 
-	for (n = 0; (lf = get_file_of(md, n)); n++) {
+	while (n--) {
+		lf = get_file_of(md, n);
+		if (!lf)
+			continue;
 		mutex_lock(&lf->lock);
 		list_for_each_entry(lt, &lf->targets, node)
 			if (lt->ti->table == ti->table)
@@ -1391,9 +1432,12 @@ void dm_loop_file_release_idle(struct dm_target *ti)
 {
 	struct mapped_device *md = dm_table_get_md(ti->table);
 	struct dm_loop_file *lf;
-	unsigned int n;
+	unsigned int n = count_targets(md);
 
-	for (n = 0; (lf = get_file_of(md, n)); n++) {
+	while (n--) {
+		lf = get_file_of(md, n);
+		if (!lf)
+			continue;
 		mutex_lock(&lf->lock);
 		release_idle(lf);
 		mutex_unlock(&lf->lock);

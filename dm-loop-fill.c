@@ -567,7 +567,9 @@ static int plan_run(struct dm_loop_file *lf, struct dm_loop_plan *plan,
 		return r;
 	pos = plan->start;
 	ext_end = plan->ext.start + plan->ext.len;
-	if (bio_end(bios[0]) > ext_end) {
+	/* It has got data for xfs, where a punch had failed. */
+	if (bio_end(bios[0]) > ext_end ||
+	    !dm_loop_has_no_data(plan->ext.state)) {
 		bio_list_add(later, bios[0]);
 		return 1;
 	}
@@ -1010,7 +1012,12 @@ static int xfs_locate(struct dm_loop_file *lf, sector_t sector,
 				 &iomap);
 	if (err)
 		return err;
-	/* Older kernels give the whole extent, which may begin before. */
+	/*
+	 * Older kernels give the whole extent, which may begin before.  Before 7.2
+	 * xfs_fs_map_blocks() forgets an error and gives what it has not set.
+	 */
+	if (pos < iomap.offset || pos - iomap.offset >= iomap.length)
+		return -EIO;
 	r->start = sector;
 	r->len = (iomap.offset + iomap.length - pos) >> SECTOR_SHIFT;
 	r->phys = 0;
