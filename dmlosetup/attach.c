@@ -455,6 +455,8 @@ static int attach_guarded(const struct options *opts, struct plan *plan)
 		err = opts->name ? attach_as(opts, plan) :
 				   attach_first_free(opts, plan);
 		guard_done(&guard);
+		if (!err)
+			signals_forget();
 	}
 	signals_release();
 	return err;

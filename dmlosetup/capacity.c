@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "dmlosetup.h"
@@ -137,13 +138,31 @@ static int check_shrink(const void *arg, int own_opens)
 	return err;
 }
 
+/* Better than to find out with the device suspended. */
+static int check_space(const struct change *c)
+{
+	struct statvfs fs;
+	uint64_t need;
+
+	if (c->new_size <= c->old_size || (c->sparse && !c->written) ||
+	    statvfs(c->dev->table.path, &fs) || !fs.f_blocks)
+		return 0;
+	need = c->new_size - c->old_size;
+	if (need <= (uint64_t)fs.f_bavail * fs.f_frsize)
+		return 0;
+	complain("cannot resize %s: its file would need %ju bytes more, and there are %ju left",
+		 shown(c->dev->id.node), (uintmax_t)need,
+		 (uintmax_t)fs.f_bavail * fs.f_frsize);
+	return TOLD;
+}
+
 static int plan_change(const struct options *opts, struct change *c)
 {
 	struct loop_device *dev = c->dev;
 	const char *node = shown(dev->id.node);
 	struct stat st;
 
-	if (dev->suspended) {
+	if (device_stays_suspended(dev)) {
 		complain("cannot resize %s: it is suspended; use --refresh first",
 			 node);
 		return TOLD;
@@ -165,7 +184,7 @@ static int plan_change(const struct options *opts, struct change *c)
 	}
 	c->sectors = (c->new_size - dev->table.offset) >> SECTOR_SHIFT;
 	if (c->new_size >= c->old_size && c->sectors >= dev->length)
-		return 0;
+		return check_space(c);
 	if (!opts->shrink) {
 		complain("%s would become smaller: %ju bytes, now %ju; say --shrink to cut it",
 			 node, (uintmax_t)c->sectors << SECTOR_SHIFT,
@@ -190,7 +209,7 @@ static int write_zeroes(const struct hold *h, int fd, uint64_t pos,
 			err = -errno;
 			break;
 		}
-		err = hold_keep(h);
+		err = signals_pending() ? -EINTR : hold_keep(h);
 		pos += n;
 	}
 	free(zeroes);
@@ -237,6 +256,8 @@ static int extend(const struct hold *h, const struct change *c, int fd)
 				return -errno;
 			break;
 		}
+		if (signals_pending())
+			return -EINTR;
 		if (hold_keep(h))
 			return -ECHILD;
 		pos += len;

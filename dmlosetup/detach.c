@@ -31,7 +31,7 @@ static int remove_device(const struct loop_device *dev, bool deferred)
 	int err;
 
 	for (tries = 0; ; tries++) {
-		err = dm_remove(dev->id.name, deferred);
+		err = dm_remove(&dev->id, deferred);
 		if (err != -EBUSY)
 			break;
 		/* what is there to stay is not waited for */

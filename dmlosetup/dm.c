@@ -475,20 +475,6 @@ int dm_message(const char *name, uint64_t sector, const char *text,
 	return err;
 }
 
-int dm_remove(const char *name, bool deferred)
-{
-	struct dm_task *dmt = task_for(DM_DEVICE_REMOVE, name);
-	int err;
-
-	if (!dmt)
-		return -EINVAL;
-	if (deferred)
-		dm_task_deferred_remove(dmt);
-	err = run_with_udev(dmt, NULL);
-	dm_task_destroy(dmt);
-	return err;
-}
-
 static bool node_is(const struct dm_id *id)
 {
 	struct stat st;
@@ -506,6 +492,29 @@ static struct dm_task *task_for_uuid(int type, const char *uuid)
 		dmt = NULL;
 	}
 	return dmt;
+}
+
+/*
+ * By its uuid, if it has one, as it may have gone meanwhile and another one have its
+ * name. Not so if @deferred: it would lose its node before it goes.
+ */
+int dm_remove(const struct dm_id *id, bool deferred)
+{
+	bool by_uuid = *id->uuid && !deferred;
+	struct dm_task *dmt = by_uuid ?
+		task_for_uuid(DM_DEVICE_REMOVE, id->uuid) :
+		task_for(DM_DEVICE_REMOVE, id->name);
+	int err;
+
+	if (!dmt)
+		return -EINVAL;
+	if (deferred)
+		dm_task_deferred_remove(dmt);
+	err = run_with_udev(dmt, NULL);
+	dm_task_destroy(dmt);
+	if (!err && by_uuid && node_is(id))
+		unlink(id->node);
+	return err;
 }
 
 /* Removes the node too: without a name libdevmapper leaves it behind. */

@@ -180,7 +180,7 @@ int dm_suspend(const char *name);
 int dm_clear(const char *name);
 int dm_message(const char *name, uint64_t sector, const char *text,
 	       char **answer);
-int dm_remove(const char *name, bool deferred);
+int dm_remove(const struct dm_id *id, bool deferred);
 int dm_undo_create(const char *uuid);
 void dm_id_free(struct dm_id *id);
 int dm_ensure_node(const struct dm_id *id);
@@ -283,6 +283,7 @@ struct hold {
 double now(void);
 int device_truncate(const struct loop_device *dev, uint64_t size);
 int device_lock(const struct loop_device *dev);
+bool device_stays_suspended(const struct loop_device *dev);
 int hold_begin(struct hold *h, const struct loop_device *dev);
 int hold_begin_refresh(struct hold *h, const struct loop_device *dev);
 int hold_begin_resize(struct hold *h, const struct loop_device *dev,

@@ -38,14 +38,22 @@ static bool has(const unsigned char *head, size_t at, const char *magic)
 	return !memcmp(head + at, magic, strlen(magic));
 }
 
+/* What is damaged is rather too large than too small. */
+static uint64_t saturate(uint64_t blocks, uint64_t bytes)
+{
+	uint64_t size;
+
+	return __builtin_mul_overflow(blocks, bytes, &size) ? UINT64_MAX : size;
+}
+
 static uint64_t ext_size(const unsigned char *sb)
 {
-	uint64_t blocks = little(sb + 4, 4);
+	uint64_t blocks = little(sb + 4, 4), shift = little(sb + 0x18, 4);
 
 	/* INCOMPAT_64BIT */
 	if (little(sb + 0x60, 4) & 0x80)
 		blocks |= little(sb + 0x150, 4) << 32;
-	return blocks << (10 + little(sb + 0x18, 4));
+	return saturate(blocks, shift > 6 ? UINT64_MAX : 1024ULL << shift);
 }
 
 /* Returns false when @head is not known. */
@@ -57,7 +65,7 @@ static bool superblock(const unsigned char *head, uint64_t *size,
 		*size = ext_size(head + 1024);
 	} else if (has(head, 0, "XFSB")) {
 		*what = "xfs";
-		*size = big(head + 8, 8) * big(head + 4, 4);
+		*size = saturate(big(head + 8, 8), big(head + 4, 4));
 	} else if (has(head, 65536 + 64, "_BHRfS_M")) {
 		*what = "btrfs";
 		/* of this device; the filesystem may have more */

@@ -91,6 +91,25 @@ int device_lock(const struct loop_device *dev)
 	return err ? err : fd;
 }
 
+/* And not just by another command, which is waited for. */
+bool device_stays_suspended(const struct loop_device *dev)
+{
+	struct dm_state is;
+	bool stays = true;
+	int lock;
+
+	if (!dev->suspended)
+		return false;
+	lock = device_lock(dev);
+	if (lock < 0)
+		return true;
+	if (!dm_read(dev->id.name, false, &is))
+		stays = is.suspended;
+	dm_state_free(&is);
+	close(lock);
+	return stays;
+}
+
 static void unlock_files(struct hold *h)
 {
 	while (h->nr_file_locks)

@@ -437,6 +437,10 @@ static int keep_associated(const struct options *opts,
 	size_t i, kept = 0;
 
 	if (stat(opts->file, &st)) {
+		*nr = 0;
+		/* as with losetup */
+		if (errno == ENOENT)
+			return 0;
 		complain_errno(-errno, "cannot look at %s", shown(opts->file));
 		return -EINVAL;
 	}

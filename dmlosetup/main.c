@@ -499,6 +499,8 @@ int main(int argc, char **argv)
 	setlocale(LC_CTYPE, "");
 	/* a reader that has gone away is an error like any other */
 	signal(SIGPIPE, SIG_IGN);
+	/* and so is a limit, rather than an end with a file half written */
+	signal(SIGXFSZ, SIG_IGN);
 	guard_init(argc, argv);
 	seen.args = xcalloc(argc + 2, sizeof(*seen.args));
 	while ((c = getopt_long(argc, argv, "ac::d::Dfj:JlLno:O:rvVh", longopts,

@@ -438,18 +438,25 @@ static int allocate(const struct prepare *p)
 /* Nothing was written yet: as if we had not come. */
 static void undo_size(struct prepare *p)
 {
-	if (p->created)
+	struct stat st;
+
+	if (p->created && !fstat(p->fd, &st) && is_at(p->file, &st))
 		unlink(p->file);
-	else if (p->size > p->old_size && ftruncate(p->fd, p->old_size))
+	else if (!p->created && p->size > p->old_size &&
+		 ftruncate(p->fd, p->old_size))
 		complain_errno(-errno, "cannot cut %s back to its size",
 			       shown(p->file));
 }
 
 static int begin(const struct options *opts, struct prepare *p)
 {
+	struct stat st;
 	int err;
 
 	err = lease_take(p);
+	/* another command may have created it, and taken it away */
+	if (!err && (fstat(p->fd, &st) || !st.st_nlink))
+		err = -ENOENT;
 	if (!err)
 		err = set_size(opts, p);
 	if (!err)

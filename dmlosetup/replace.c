@@ -313,7 +313,7 @@ int do_replace(const struct options *opts)
 	err = device_open(opts->name, "replace the file of", &devs, &nr);
 	if (!err && !device_one_line(devs, nr))
 		why = "its table is not one line of dm-loop";
-	else if (!err && devs->suspended)
+	else if (!err && device_stays_suspended(devs))
 		why = "it is suspended; use --refresh first";
 	if (why) {
 		complain("cannot replace the file of %s: %s", shown(opts->name),

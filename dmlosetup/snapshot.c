@@ -217,10 +217,12 @@ static int snapshot(const struct loop_device *dev, const char *file)
 	to = from < 0 ? -1 : new_file(dev, file);
 	if (to >= 0)
 		err = write_clone(dev, file, from, to);
-	if (err)
+	if (err) {
 		drop(to, file);
-	else
+	} else {
 		close(to);
+		signals_forget();
+	}
 	if (from >= 0)
 		close(from);
 	signals_release();
@@ -230,14 +232,18 @@ static int snapshot(const struct loop_device *dev, const char *file)
 int do_snapshot(const struct options *opts)
 {
 	struct loop_device *devs;
+	const char *why = NULL;
 	size_t nr;
 	int err;
 
 	err = device_open(opts->name, "take a snapshot of", &devs, &nr);
-	if (!err && (nr != 1 || !devs->table.path || devs->suspended)) {
+	if (!err && (nr != 1 || !devs->table.path))
+		why = "it has not one file";
+	else if (!err && device_stays_suspended(devs))
+		why = "it is suspended; use --refresh first";
+	if (why) {
 		complain("cannot take a snapshot of %s: %s", shown(opts->name),
-			 devs->suspended ? "it is suspended; use --refresh first" :
-			 "it has not one file");
+			 why);
 		err = TOLD;
 	}
 	if (!err)

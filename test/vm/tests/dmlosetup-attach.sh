@@ -33,6 +33,7 @@ attach()
 	ln image link
 	same "found by a hard link" "$(dmlosetup -j link)" "$(dmlosetup loop0)"
 	same "not found at another offset" "$(dmlosetup -j link -o 512)" ''
+	same "no such file has no device, as with losetup" "$(dmlosetup -j nowhere 2>&1 && echo "$?")" 0
 	same "JSON" "$(dmlosetup -J | jq -r '.loopdevices[0]."back-file"')" "$image"
 	same "JSON has types" "$(dmlosetup -J --output-all | jq -c '.loopdevices[0] | [.ro, .offset, .maj]')" \
 		"[false,0,$(dmsetup info -c --noheadings -o major loop0)]"
@@ -148,7 +149,7 @@ swapped()
 	strace -qq -e trace=ioctl -o "$state/trace" dmlosetup disk image
 	dmlosetup -d disk
 	load=$(awk '/DM_TABLE_LOAD/ { print NR }' "$state/trace")
-	strace -qq -e trace=ioctl -e "inject=ioctl:delay_enter=$((3000000 * ${DMLOOP_TIME_FACTOR:-1})):when=$load" -o "$state/trace" \
+	strace -qq -e trace=ioctl -e "inject=ioctl:delay_enter=$((8000000 * ${DMLOOP_TIME_FACTOR:-1})):when=$load" -o "$state/trace" \
 		dmlosetup disk image 2>"$state/said" &
 	pid=$!
 	soon "it is about to load" is_made

@@ -48,6 +48,24 @@ dmlosetup b other
 fails "nix: no such device" dmlosetup -d /dev/mapper/a nix "$(readlink -f /dev/mapper/b)"
 same "both are gone" "$(dmsetup ls)" 'No devices found'
 
+# It is busy; before the next try another command removes it, and a third makes one of that name.
+dmlosetup a image
+exec 7</dev/mapper/a
+# shellcheck disable=SC2154 # state is set in lib.sh
+strace -qq -o "$state/calls" -e trace=clock_nanosleep -e inject=clock_nanosleep:delay_exit=5000000:when=1 \
+	dmlosetup -d a 2>"$state/said" 7<&- &
+pid=$!
+soon "it will try again" grep -q nanosleep "$state/calls"
+exec 7<&-
+command dmlosetup -d a
+dmlosetup a other
+status=0
+wait $pid || status=$?
+same "it fails" "$status" 1
+matches "as its device is gone" "$(<"$state/said")" "a: it is gone already"
+check "the other one stays" dmlosetup a
+dmlosetup -d a
+
 # also those that dmsetup made, and those that are suspended
 loop_dev hand "$dir/other" >/dev/null
 dmlosetup -d hand

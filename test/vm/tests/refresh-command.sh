@@ -45,6 +45,45 @@ behind_lock()
 	matches "it says so" "$(<"$state/said")" "$reason"
 }
 
+# behind_suspend ARGUMENT...: dmlosetup waits while another command has the device suspended
+behind_suspend()
+{
+	local pid
+	exec 7</dev/mapper/disk
+	flock -x 7
+	dmsetup suspend disk
+	dmlosetup "$@" 2>"$state/said" 7<&- &
+	pid=$!
+	soon "it waits" grep -q "waiting for another program" "$state/said"
+	dmsetup resume disk
+	exec 7<&-
+	check "then it is done" wait $pid
+}
+
+has_grown() { [ "$(stat -c %s written)" -gt $((4 << 20)) ]; }
+
+# What takes long or too much room is not begun, or stops.
+stops()
+{
+	local pid status=0
+	note "a size for which there is no room, and one that takes long"
+	dmlosetup --prepare written --size 4M
+	dmlosetup --mapped long written
+	fails "would need .* bytes more, and there are .* left" dmlosetup -c long --size 100G
+	same "the file stays" "$(stat -c %s written)" $((4 << 20))
+	command dmlosetup -c long --size 1500M 2>"$state/said" &
+	pid=$!
+	soon "it has begun" has_grown
+	kill -TERM $pid
+	wait $pid || status=$?
+	same "ended by" "$status" 143
+	same "it is in use" "$(state_of long)" Active
+	same "the device stays" "$(blockdev --getsize64 /dev/mapper/long)" $((4 << 20))
+	same "the file is as it was" "$(stat -c %s written)" $((4 << 20))
+	dmlosetup -d long
+	rm written
+}
+
 waits()
 {
 	note "it waits for others, and then looks again"
@@ -65,7 +104,11 @@ waits()
 		EOT
 		mv kept image
 	fi
+	behind_suspend -c disk --size 41M
+	behind_suspend --snapshot disk taken
+	rm taken
 	dmlosetup -D
+	truncate -s 40M image
 }
 
 is_loaded() { [ "$(dmsetup info -c --noheadings -o suspended,tables_loaded disk)" = Suspended:Both ]; }
@@ -338,6 +381,7 @@ change()
 	dmlosetup -D
 
 	waits "$fs"
+	stops
 	resumed_by_others
 	hidden
 	opened "$fs"
@@ -350,7 +394,9 @@ change()
 	rm -f clone image
 	dmlosetup --prepare image --size 8M
 	dmlosetup disk image
-	fails ENOSPC dmlosetup -c disk --size 100G
+	fails "would need .* bytes more" dmlosetup -c disk --size 100G
+	# The limit of a file also sends a signal that ends whoever does not ignore it.
+	fails "File too large" bash -c 'ulimit -f 16384; exec dmlosetup -c disk --size 64M'
 	same "the file stays" "$(stat -c %s image)" $((8 << 20))
 	same "the device stays" "$(size)" $((8 << 20))
 	same "it is in use" "$(dmsetup info -c --noheadings -o suspended disk)" Active
