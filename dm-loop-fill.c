@@ -1400,8 +1400,8 @@ static int punch_blocks(struct dm_loop_file *lf, sector_t start, sector_t end)
 static int zero_edge(struct dm_loop_file *lf, sector_t start, sector_t end)
 {
 	struct dm_loop_range r;
+	int err = 0, dropped;
 	sector_t n;
-	int err = 0;
 
 	for (; !err && start < end; start += n) {
 		if (!lookup(lf, start, &r))
@@ -1417,8 +1417,10 @@ static int zero_edge(struct dm_loop_file *lf, sector_t start, sector_t end)
 		err = write_back(lf, start, start + n) ?:
 		      blkdev_issue_zeroout(lf->bdev,
 					   r.phys + (start - r.start), n,
-					   GFP_NOIO, BLKDEV_ZERO_NOUNMAP) ?:
-		      drop_pages(lf, start, n);
+					   GFP_NOIO, BLKDEV_ZERO_NOUNMAP);
+		/* Also after an error, which may have come late. */
+		dropped = drop_pages(lf, start, n);
+		err = err ?: dropped;
 	}
 	return err;
 }
@@ -2209,7 +2211,7 @@ static void finish_write(struct dm_loop_file *lf, struct bio *bio)
 {
 	struct dm_loop_io *io = dm_loop_io(bio);
 
-	if (drop_pages(lf, io->sector, io->sectors))
+	if (drop_pages(lf, io->sector, io->sectors) && !bio->bi_status)
 		bio->bi_status = BLK_STS_IOERR;
 	bio->bi_end_io(bio);
 }

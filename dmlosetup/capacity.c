@@ -24,6 +24,7 @@ struct change {
 	uint64_t old_size;	/* of the file, in bytes */
 	uint64_t new_size;
 	uint64_t sectors;	/* of the device */
+	uint64_t spare;		/* bytes that are allocated behind the file's end */
 	bool sparse;		/* leave what is added a hole */
 	bool written;		/* write zeroes into it */
 	bool shrink;		/* the device or the file becomes smaller */
@@ -138,21 +139,29 @@ static int check_shrink(const void *arg, int own_opens)
 	return err;
 }
 
-/* Better than to find out with the device suspended. */
-static int check_space(const struct change *c)
+/* In bytes: what the file needs to have all of its blocks, and what there is. */
+static bool has_room(const struct change *c, uint64_t *need, uint64_t *left)
 {
 	struct statvfs fs;
-	uint64_t need;
 
-	if (c->new_size <= c->old_size || (c->sparse && !c->written) ||
-	    statvfs(c->dev->table.path, &fs) || !fs.f_blocks)
-		return 0;
-	need = c->new_size - c->old_size;
-	if (need <= (uint64_t)fs.f_bavail * fs.f_frsize)
+	*need = c->new_size - c->old_size;
+	*need -= *need < c->spare ? *need : c->spare;
+	if (statvfs(c->dev->table.path, &fs) || !fs.f_blocks)
+		return true;
+	*left = (uint64_t)(geteuid() ? fs.f_bavail : fs.f_bfree) * fs.f_frsize;
+	return *need <= *left;
+}
+
+/* What is written takes long: better to know before the device is suspended. */
+static int check_space(const struct change *c)
+{
+	uint64_t need, left;
+
+	if (c->new_size <= c->old_size || !c->written ||
+	    has_room(c, &need, &left))
 		return 0;
 	complain("cannot resize %s: its file would need %ju bytes more, and there are %ju left",
-		 shown(c->dev->id.node), (uintmax_t)need,
-		 (uintmax_t)fs.f_bavail * fs.f_frsize);
+		 shown(c->dev->id.node), (uintmax_t)need, (uintmax_t)left);
 	return TOLD;
 }
 
@@ -162,11 +171,6 @@ static int plan_change(const struct options *opts, struct change *c)
 	const char *node = shown(dev->id.node);
 	struct stat st;
 
-	if (device_stays_suspended(dev)) {
-		complain("cannot resize %s: it is suspended; use --refresh first",
-			 node);
-		return TOLD;
-	}
 	if (stat(dev->table.path, &st) || !device_on_file(dev, &st)) {
 		complain("cannot resize %s: %s is not its file any more", node,
 			 shown(dev->table.path));
@@ -176,6 +180,8 @@ static int plan_change(const struct options *opts, struct change *c)
 	c->new_size = opts->has_size ? opts->size : c->old_size;
 	/* as the file is now, so is what is added */
 	c->sparse = (uint64_t)st.st_blocks * 512 < c->old_size;
+	if (!c->sparse)
+		c->spare = (uint64_t)st.st_blocks * 512 - c->old_size;
 	c->written = table_option(&dev->table, "mapped");
 	if (c->new_size < dev->table.offset + SECTOR_SIZE) {
 		complain("cannot resize %s: %ju bytes are not enough for its offset",
@@ -246,8 +252,11 @@ static int write_unwritten(const struct hold *h, const struct change *c, int fd)
 
 static int extend(const struct hold *h, const struct change *c, int fd)
 {
-	uint64_t pos = c->old_size, len;
+	uint64_t pos = c->old_size, len, need, left;
 
+	/* where it can be done: the first block is there */
+	if (!c->sparse && !fallocate(fd, 0, 0, 1) && !has_room(c, &need, &left))
+		return -ENOSPC;
 	/* in steps: the guard must see that we go on */
 	while (!c->sparse && pos < c->new_size) {
 		len = c->new_size - pos < STEP ? c->new_size - pos : STEP;
@@ -388,7 +397,7 @@ int do_set_capacity(const struct options *opts)
 	size_t nr;
 	int err;
 
-	err = device_open(opts->name, "resize", &devs, &nr);
+	err = device_open_active(opts->name, "resize", &devs, &nr);
 	if (!err && !device_one_line(devs, nr)) {
 		complain("cannot resize %s: its table is not one line of dm-loop",
 			 shown(opts->name));

@@ -518,18 +518,14 @@ static int defrag(const struct loop_device *dev)
 int do_defrag(const struct options *opts)
 {
 	struct loop_device *devs;
-	const char *why = NULL;
 	size_t nr;
 	int err;
 
-	err = device_open(opts->name, "defragment the file of", &devs, &nr);
-	if (!err && (nr != 1 || !devs->table.path))
-		why = "it has not one file";
-	else if (!err && device_stays_suspended(devs))
-		why = "it is suspended; use --refresh first";
-	if (why) {
-		complain("cannot defragment the file of %s: %s",
-			 shown(opts->name), why);
+	err = device_open_active(opts->name, "defragment the file of", &devs,
+				 &nr);
+	if (!err && (nr != 1 || !devs->table.path)) {
+		complain("cannot defragment the file of %s: it has not one file",
+			 shown(opts->name));
 		err = TOLD;
 	}
 	if (!err)

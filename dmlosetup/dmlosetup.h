@@ -283,7 +283,8 @@ struct hold {
 double now(void);
 int device_truncate(const struct loop_device *dev, uint64_t size);
 int device_lock(const struct loop_device *dev);
-bool device_stays_suspended(const struct loop_device *dev);
+int device_open_active(const char *arg, const char *what,
+		       struct loop_device **devs, size_t *nr);
 int hold_begin(struct hold *h, const struct loop_device *dev);
 int hold_begin_refresh(struct hold *h, const struct loop_device *dev);
 int hold_begin_resize(struct hold *h, const struct loop_device *dev,

@@ -91,23 +91,28 @@ int device_lock(const struct loop_device *dev)
 	return err ? err : fd;
 }
 
-/* And not just by another command, which is waited for. */
-bool device_stays_suspended(const struct loop_device *dev)
+/* As device_open(), of a device that is active. Another command that has it suspended is waited for. */
+int device_open_active(const char *arg, const char *what,
+		       struct loop_device **devs, size_t *nr)
 {
-	struct dm_state is;
-	bool stays = true;
-	int lock;
+	int lock, err;
 
-	if (!dev->suspended)
-		return false;
-	lock = device_lock(dev);
-	if (lock < 0)
-		return true;
-	if (!dm_read(dev->id.name, false, &is))
-		stays = is.suspended;
-	dm_state_free(&is);
-	close(lock);
-	return stays;
+	err = device_open(arg, what, devs, nr);
+	if (err || !(*devs)->suspended)
+		return err;
+	lock = device_lock(*devs);
+	/* it may be quite another by now */
+	device_free(*devs, *nr);
+	err = device_open(arg, what, devs, nr);
+	if (!err && (*devs)->suspended) {
+		complain("cannot %s %s: %s", what, shown(arg), lock == -EBUSY ?
+			 "another program has it locked" :
+			 "it is suspended; use --refresh first");
+		err = TOLD;
+	}
+	if (lock >= 0)
+		close(lock);
+	return err;
 }
 
 static void unlock_files(struct hold *h)
@@ -500,6 +505,8 @@ int hold_sync(const struct hold *h, int fd, uint64_t from)
 		if (now() - told < 1)
 			continue;
 		told = now();
+		if (signals_pending())
+			return -EINTR;
 		if (hold_keep(h))
 			return -ECHILD;
 	}

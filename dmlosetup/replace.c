@@ -306,18 +306,13 @@ static int replace(const struct loop_device *dev, const char *file)
 int do_replace(const struct options *opts)
 {
 	struct loop_device *devs;
-	const char *why = NULL;
 	size_t nr;
 	int err;
 
-	err = device_open(opts->name, "replace the file of", &devs, &nr);
-	if (!err && !device_one_line(devs, nr))
-		why = "its table is not one line of dm-loop";
-	else if (!err && device_stays_suspended(devs))
-		why = "it is suspended; use --refresh first";
-	if (why) {
-		complain("cannot replace the file of %s: %s", shown(opts->name),
-			 why);
+	err = device_open_active(opts->name, "replace the file of", &devs, &nr);
+	if (!err && !device_one_line(devs, nr)) {
+		complain("cannot replace the file of %s: its table is not one line of dm-loop",
+			 shown(opts->name));
 		err = TOLD;
 	}
 	if (!err)

@@ -232,18 +232,13 @@ static int snapshot(const struct loop_device *dev, const char *file)
 int do_snapshot(const struct options *opts)
 {
 	struct loop_device *devs;
-	const char *why = NULL;
 	size_t nr;
 	int err;
 
-	err = device_open(opts->name, "take a snapshot of", &devs, &nr);
-	if (!err && (nr != 1 || !devs->table.path))
-		why = "it has not one file";
-	else if (!err && device_stays_suspended(devs))
-		why = "it is suspended; use --refresh first";
-	if (why) {
-		complain("cannot take a snapshot of %s: %s", shown(opts->name),
-			 why);
+	err = device_open_active(opts->name, "take a snapshot of", &devs, &nr);
+	if (!err && (nr != 1 || !devs->table.path)) {
+		complain("cannot take a snapshot of %s: it has not one file",
+			 shown(opts->name));
 		err = TOLD;
 	}
 	if (!err)

@@ -12,7 +12,7 @@ may_wait='gfp_flags & 0x40'
 workers='(COMM ~ "kworker*" || COMM ~ "dm-loop*")'
 
 # ours: of the trace, the allocations of pages that came from the module. There are stacks of
-# allocations too that the filter has left out.
+# allocations by workers too that the filter has left out.
 ours()
 {
 	awk '/mm_page_alloc: / { flags[$1] = $0; sub(/.*gfp_flags=/, "", flags[$1]) }
@@ -95,8 +95,8 @@ not_waiting()
 }
 
 trace_events kmem/mm_page_alloc
-echo 'stacktrace' >"$pages/trigger"
+echo "stacktrace if $workers" >"$pages/trigger"
 for_each_fs on_fs ext4 xfs tmpfs btrfs f2fs
-echo '!stacktrace' >"$pages/trigger"
+echo "!stacktrace if $workers" >"$pages/trigger"
 echo 0 >"$pages/filter"
 echo 0 >"$pages/enable"

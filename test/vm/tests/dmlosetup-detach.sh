@@ -52,7 +52,7 @@ same "both are gone" "$(dmsetup ls)" 'No devices found'
 dmlosetup a image
 exec 7</dev/mapper/a
 # shellcheck disable=SC2154 # state is set in lib.sh
-strace -qq -o "$state/calls" -e trace=clock_nanosleep -e inject=clock_nanosleep:delay_exit=5000000:when=1 \
+strace -qq -o "$state/calls" -e trace=clock_nanosleep -e inject=clock_nanosleep:delay_exit=$((8000000 * ${DMLOOP_TIME_FACTOR:-1})):when=1 \
 	dmlosetup -d a 2>"$state/said" 7<&- &
 pid=$!
 soon "it will try again" grep -q nanosleep "$state/calls"
