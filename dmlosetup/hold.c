@@ -91,7 +91,7 @@ int device_lock(const struct loop_device *dev)
 	return err ? err : fd;
 }
 
-/* As device_open(), of a device that is active. Another command that has it suspended is waited for. */
+/* As device_open(), and it must be active: another command that has it suspended is waited for. */
 int device_open_active(const char *arg, const char *what,
 		       struct loop_device **devs, size_t *nr)
 {
