@@ -204,6 +204,9 @@ refused_while_filled()
 	dmsetup remove x
 }
 
+# xfs takes away what was removed in the background.
+owns_all() { ! filefrag -v "$1" | grep -q shared; }
+
 # xfs remembers that the file once had a clone, and does not fill it for us any more. What is mapped
 # can be written; no blocks may be given back, as no others could be had.
 clone_gone()
@@ -216,6 +219,7 @@ clone_gone()
 	cp --reflink=always "$dir/image" "$dir/clone"
 	rm "$dir/clone"
 	sync -f "$dir"
+	soon "its blocks are its own" owns_all "$dir/image"
 	dmsetup resume x
 	same "mode" "$(status_field x mode)" mapped
 	check "zeroes" blkdiscard -z -l 1M "$dev"
@@ -370,12 +374,7 @@ once_cloned()
 	cp --reflink=always "$dir/image" "$dir/clone"
 	rm "$dir/clone"
 	sync -f "$dir"
-	# xfs gives them up in the background
-	for _ in {1..100}; do
-		[ "$(filefrag -v "$dir/image" | grep -c shared || true)" != 0 ] || break
-		sleep 0.1
-	done
-	same "shared extents" "$(filefrag -v "$dir/image" | grep -c shared || true)" 0
+	soon "its blocks are its own" owns_all "$dir/image"
 	dev=$(loop_dev x "$dir/image")
 	same "mode" "$(status_field x mode)" file
 	pattern write 5 0 "$size" | dd of="$dev" bs=64K seek=$((size >> 16)) iflag=fullblock oflag=direct \
