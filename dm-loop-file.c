@@ -1631,18 +1631,24 @@ bool dm_loop_file_cached(const struct dm_loop_file *lf, sector_t sector,
 				      pos + ((loff_t)sectors << SECTOR_SHIFT) - 1);
 }
 
+static bool has_dirty(struct address_space *mapping)
+{
+	return mapping_tagged(mapping, PAGECACHE_TAG_DIRTY) ||
+	       mapping_tagged(mapping, PAGECACHE_TAG_WRITEBACK);
+}
+
 /**
  * dm_loop_file_invalidate() - drop the pages of a range from the page cache
  * @lf: the backing file
  * @sector: first sector in the file
  * @sectors: how many
  *
- * The pages are clean under our pin.  But when fs-verity is enabled ext4 writes
- * zeroes behind the end of the file to the page there (ext4_begin_enable_verity(),
+ * The pages are clean under our pin, but for the last: when fs-verity is enabled ext4
+ * writes zeroes behind the end of the file to it (ext4_begin_enable_verity(),
  * ext4_block_truncate_page()), and what else is in it may be old.
  *
  * Context: Sleeps.
- * Return: false when a page stays that will be written over the blocks.
+ * Return: false when such a page was, or is to be, written over the blocks.
  */
 bool dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 			     unsigned int sectors)
@@ -1650,12 +1656,15 @@ bool dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 	struct address_space *mapping = lf->file->f_mapping;
 	loff_t pos = (loff_t)sector << SECTOR_SHIFT;
 	loff_t last = pos + ((loff_t)sectors << SECTOR_SHIFT) - 1;
+	bool is_last = last >> PAGE_SHIFT ==
+		       (i_size_read(lf->inode) - 1) >> PAGE_SHIFT;
+	bool dirty = is_last && has_dirty(mapping);
 
 	dm_loop_count(lf, DM_LOOP_INVALIDATES);
 	trace_dm_loop_invalidate(lf, sector, sectors, 0);
-	return !invalidate_inode_pages2_range(mapping, pos >> PAGE_SHIFT,
-					      last >> PAGE_SHIFT) ||
-	       !mapping_tagged(mapping, PAGECACHE_TAG_DIRTY);
+	invalidate_inode_pages2_range(mapping, pos >> PAGE_SHIFT,
+				      last >> PAGE_SHIFT);
+	return !dirty && !(is_last && has_dirty(mapping));
 }
 
 /**
