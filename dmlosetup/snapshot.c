@@ -217,12 +217,10 @@ static int snapshot(const struct loop_device *dev, const char *file)
 	to = from < 0 ? -1 : new_file(dev, file);
 	if (to >= 0)
 		err = write_clone(dev, file, from, to);
-	if (err) {
+	if (err)
 		drop(to, file);
-	} else {
+	else
 		close(to);
-		signals_forget();
-	}
 	if (from >= 0)
 		close(from);
 	signals_release();
