@@ -1631,6 +1631,7 @@ bool dm_loop_file_cached(const struct dm_loop_file *lf, sector_t sector,
 				      pos + ((loff_t)sectors << SECTOR_SHIFT) - 1);
 }
 
+/* Any page: that is rarely so, and not for long (see below). */
 static bool has_dirty(struct address_space *mapping)
 {
 	return mapping_tagged(mapping, PAGECACHE_TAG_DIRTY) ||

@@ -455,6 +455,7 @@ static int attach_guarded(const struct options *opts, struct plan *plan)
 		err = opts->name ? attach_as(opts, plan) :
 				   attach_first_free(opts, plan);
 		guard_done(&guard);
+		/* the name has been told */
 		if (!err)
 			signals_forget();
 	}

@@ -494,16 +494,8 @@ static struct dm_task *task_for_uuid(int type, const char *uuid)
 	return dmt;
 }
 
-/*
- * By its uuid, if it has one, as it may have gone meanwhile and another one have its
- * name. Not so if @deferred: it would lose its node before it goes.
- */
-int dm_remove(const struct dm_id *id, bool deferred)
+static int remove_task(struct dm_task *dmt, bool deferred)
 {
-	bool by_uuid = *id->uuid && !deferred;
-	struct dm_task *dmt = by_uuid ?
-		task_for_uuid(DM_DEVICE_REMOVE, id->uuid) :
-		task_for(DM_DEVICE_REMOVE, id->name);
 	int err;
 
 	if (!dmt)
@@ -512,26 +504,28 @@ int dm_remove(const struct dm_id *id, bool deferred)
 		dm_task_deferred_remove(dmt);
 	err = run_with_udev(dmt, NULL);
 	dm_task_destroy(dmt);
-	if (!err && by_uuid && node_is(id))
-		unlink(id->node);
 	return err;
 }
 
 /* Removes the node too: without a name libdevmapper leaves it behind. */
-static int remove_uuid(const char *uuid, const struct dm_id *id)
+static int remove_uuid(const struct dm_id *id, bool deferred)
 {
-	struct dm_task *dmt = task_for_uuid(DM_DEVICE_REMOVE, uuid);
-	int err;
+	int err = remove_task(task_for_uuid(DM_DEVICE_REMOVE, id->uuid),
+			      deferred);
 
-	if (!dmt)
-		return -EINVAL;
-	/* should udev be looking at it right now */
-	dm_task_deferred_remove(dmt);
-	err = run_with_udev(dmt, NULL);
-	dm_task_destroy(dmt);
 	if (!err && node_is(id))
 		unlink(id->node);
 	return err;
+}
+
+/*
+ * By its uuid, if it has one, as it may have gone meanwhile and another one have its
+ * name. Not so if @deferred: it would lose its node before it goes.
+ */
+int dm_remove(const struct dm_id *id, bool deferred)
+{
+	return *id->uuid && !deferred ? remove_uuid(id, false) :
+		remove_task(task_for(DM_DEVICE_REMOVE, id->name), deferred);
 }
 
 /*
@@ -550,7 +544,8 @@ int dm_undo_create(const char *uuid)
 	err = run(dmt);
 	if (!err && dm_task_get_info(dmt, &info) && info.exists) {
 		id_fill(&id, dmt, &info);
-		err = remove_uuid(uuid, &id);
+		/* should udev be looking at it right now */
+		err = remove_uuid(&id, true);
 		dm_id_free(&id);
 	}
 	dm_task_destroy(dmt);

@@ -433,6 +433,20 @@ trace_end()
 	echo 0 >/sys/kernel/tracing/tracing_on
 }
 
+# sysfs DEVICE: its folder
+sysfs()
+{
+	readlink -f "/sys/dev/block/$(printf '%d:%d' "0x$(stat -L -c %t "$1")" "0x$(stat -L -c %T "$1")")"
+}
+
+# writes_in_flight N: so many writes to the device x wait, or more if some were cut
+writes_in_flight()
+{
+	local now
+	read -r -a now <"$(sysfs /dev/mapper/x)/inflight"
+	[ "${now[1]}" -ge "$1" ]
+}
+
 # soon TEXT COMMAND...: must be true within ten seconds, or what these are in a slow guest.
 soon()
 {

@@ -3,7 +3,7 @@
 # DESCRIPTION: who reads the backing file sees what the device has written; the times move
 # TIMEOUT: 180
 
-# shellcheck disable=SC2154 # state is set in lib.sh
+# shellcheck disable=SC2154 # state, host_disk and host_size are set in lib.sh
 seed=
 random seed 1000000
 
@@ -151,11 +151,6 @@ lease()
 }
 for_each_fs lease ext4 xfs tmpfs
 
-in_flight()
-{
-	grep -q '[1-9]$' "/sys/block/$(dmsetup info -c --noheadings -o blkdevname x)/inflight"
-}
-
 # last_sector BYTE: is that on the disk
 last_sector()
 {
@@ -165,17 +160,16 @@ last_sector()
 
 # When fs-verity is enabled ext4 writes zeroes behind the end to the page there, before there is room for
 # the tree. That page must not come to the disk over what is written after it was read.
-# shellcheck disable=SC2154 # host_fs sets host_disk and host_size
 verity()
 {
-	local image=/mnt/host/image kib writer
+	local image=/mnt/host/image kib n writer
 	note "fs-verity fails"
 	modprobe dm-delay
 	host_fs ext4 -O verity
 	written_file "$image" $(((1 << 20) + 512))
 	kib=$((host_size / 4))
-	while [ "$kib" -ge 4 ]; do
-		fallocate -l "${kib}K" "$(mktemp /mnt/host/filler.XXXXXX)" 2>/dev/null || kib=$((kib / 2))
+	for ((n = 0; kib >= 4; n++)); do
+		fallocate -l "${kib}K" "/mnt/host/filler$n" 2>/dev/null || kib=$((kib / 2))
 	done
 	sync -f /mnt/host
 	dev=$(loop_dev x "$image")
@@ -189,9 +183,9 @@ verity()
 	host_is 0 "$host_size" delay "$host_disk" 0 0 "$host_disk" 0 $((3000 * ${DMLOOP_TIME_FACTOR:-1}))
 	xfs_io -d -c "pwrite -q -S 6 1m 512" "$dev" >"$state/said" 2>&1 &
 	writer=$!
-	soon "it is on its way" in_flight
+	soon "it is on its way" writes_in_flight 1
 	fails ENOSPC fileop verity "$image"
-	check "it is on its way still" in_flight
+	check "it is on its way still" writes_in_flight 1
 	wait "$writer" || true
 	matches "it fails" "$(<"$state/said")" 'Input/output error'
 	fails EIO xfs_io -d -c "pwrite -q 0 4k" "$dev"

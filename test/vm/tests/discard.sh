@@ -8,12 +8,6 @@
 key=
 random key 1000000
 
-# The folder of the device.
-sysfs()
-{
-	echo "/sys/block/$(dmsetup info -c --noheadings -o blkdevname x)"
-}
-
 kib()
 {
 	du -k "$1" | cut -f1
@@ -59,7 +53,7 @@ trim()
 	check "the filesystem in it" e2fsck -fn "$2/ours" >/dev/null 2>&1
 
 	dev=$(loop_dev x "$2/ours" 0 no_discard)
-	same "no_discard: limit" "$(cat "$(sysfs)/queue/discard_max_bytes")" 0
+	same "no_discard: limit" "$(cat "$(sysfs /dev/mapper/x)/queue/discard_max_bytes")" 0
 	full=$(kib "$2/ours")
 	fails EOPNOTSUPP blkdiscard "$dev"
 	same "no_discard: KiB" "$(kib "$2/ours")" "$full"
@@ -180,7 +174,7 @@ in_flight()
 {
 	local n i
 	for ((i = 0; i < 100; i++)); do
-		read -r -a n <"$(sysfs)/inflight"
+		read -r -a n <"$(sysfs /dev/mapper/x)/inflight"
 		[ $((n[0] + n[1])) = 0 ] || return 0
 		sleep 0.05
 	done
@@ -251,7 +245,7 @@ is_draining()
 are_reading()
 {
 	local n
-	read -r n _ <"$(sysfs)/inflight"
+	read -r n _ <"$(sysfs /dev/mapper/x)/inflight"
 	[ "$n" = "$1" ]
 }
 

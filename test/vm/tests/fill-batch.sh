@@ -18,7 +18,7 @@ write_together()
 	fio --name=x --filename="$dev" --rw=randwrite --bs=4k --size=256k --direct=1 --ioengine=libaio \
 		--iodepth=64 --iodepth_batch=64 --output="$state/fio.log" &
 	pid=$!
-	soon "64 writes wait" in_flight 64
+	soon "64 writes wait" writes_in_flight 64
 	trace_begin
 	fsfreeze -u "$2"
 	wait "$pid"
@@ -44,14 +44,6 @@ batch()
 	rm "$file"
 }
 
-# in_flight N: so many writes to the device wait, or more if some were cut
-in_flight()
-{
-	local now
-	read -r -a now <"/sys/block/$(dmsetup info -c --noheadings -o blkdevname x)/inflight"
-	[ "${now[1]}" -ge "$1" ]
-}
-
 # A hole is shorter than it was when map() looked, as its end was being written then. One write goes
 # over that end, others lie far apart within it: what is between them are no zeroes.
 over_an_end()
@@ -75,7 +67,7 @@ over_an_end()
 	writes "$dev" 2040:8:1 &
 	soon "the worker writes" has_filled 2
 	writes "$dev" 0:2048:2 "${within[@]}" 2001:1:3 &
-	soon "others wait" in_flight 23
+	soon "others wait" writes_in_flight 23
 	dmsetup resume host
 	wait
 	echo 0 >/proc/sys/vm/nr_hugepages

@@ -6,11 +6,6 @@
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 
-sysfs()
-{
-	readlink -f "/sys/dev/block/$(printf '%d:%d' "0x$(stat -c %t "$1")" "0x$(stat -c %T "$1")")"
-}
-
 # queue DEVICE: all its limits, one a line. Not what belongs to a device of its own
 # (scheduler, read-ahead, statistics), and not what we give ourselves: a device without
 # discards here, where dm-linear passes them on.
@@ -194,7 +189,7 @@ fio --name=x --filename="$dev" --size=8m --direct=1 --ioengine=io_uring --hipri=
 reader=$!
 reads()
 {
-	[ "$(awk '{ print $1 }' "/sys/block/$(dmsetup info -c --noheadings -o blkdevname x)/stat")" -gt 1000 ]
+	[ "$(awk '{ print $1 }' "$(sysfs /dev/mapper/x)/stat")" -gt 1000 ]
 }
 soon "it reads" reads
 kill -STOP "$reader"
