@@ -238,12 +238,13 @@ wait_guard()
 # as many writes as its writer makes it.
 kill_each()
 {
-	local what=$1 calls=$2 after=$3 signal=${kill_signal:-KILL} n status call kills gap
+	local what=$1 calls=$2 after=$3 signal=${kill_signal:-KILL} n status call kills gap most=1
 	shift 3
+	[ "$(rounds 4)" = 4 ] || most=40
 	for call in $calls; do
 		kills=0
 		for ((n = 1; n < 80; n += gap + 1)); do
-			random gap $((16 / $(rounds 4) ** 2))
+			random gap "$most"
 			status=0
 			# A shell without job control has its background ignore ^C
 			"$@" "$n" env --default-signal=INT strace -qq -o /dev/null -e "trace=$call" \
