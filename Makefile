@@ -28,8 +28,8 @@ all: dmlosetup native
 
 help:
 	@echo 'make                      the module for the running kernel, and dmlosetup'
-	@echo 'make install              both, and the man page (DESTDIR, prefix)'
-	@echo 'make check                build for 6.1, 6.12 and 7.2 and run all tests'
+	@echo 'make install              both, the man page and bash completion (DESTDIR, prefix)'
+	@echo 'make check                build for 6.1, 6.12 and 7.2 and run the tests'
 	@echo 'make check T=name K=6.12  only that test (or pattern) on that kernel'
 	@echo 'make check-debug          the same in a 7.2 with KASAN, lockdep and more, built once'
 	@echo 'make demo KERNEL=6.12     see it work in a virtual machine'

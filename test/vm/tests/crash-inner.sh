@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DESCRIPTION: power cuts under ext4 on a device on a file: both filesystems are whole, and so is what was synced
-# LONG: eighty power cuts, each with two filesystems mounted and checked
+# DESCRIPTION: power cuts under ext4 on a device on a sparse, fallocated or reflinked file: both filesystems are whole, and so is what was synced
+# LONG: eighty power cuts and more, each with two filesystems mounted and checked
 # TIMEOUT: 900
 
 # shellcheck source=test/vm/tests/crash-common.bash
@@ -17,13 +17,38 @@ crash_look()
 	umount /mnt/inner || return
 	e2fsck -fn "$node" >"$state/fsck-inner" 2>&1 || { status=1; cat "$state/fsck-inner"; }
 	losetup -d "$node" || return
+	if [ -n "$clone" ] && [ "$(digest /mnt/host/clone)" != "$clone" ]; then
+		echo "the clone has changed"
+		status=1
+	fi
 	return $status
 }
 
+# image_becomes KIND: what it is before the device is in use, on which is a filesystem by now
+image_becomes()
+{
+	local bytes
+	bytes=$(stat -c %s /mnt/host/image)
+	crash_mode=mapped clone=
+	case $1 in
+	sparse) fallocate --dig-holes /mnt/host/image ;;
+	fallocated)
+		fallocate --dig-holes /mnt/host/image
+		fallocate -l "$bytes" /mnt/host/image
+		;;
+	reflinked)
+		crash_mode="file"
+		cp --reflink=always /mnt/host/image /mnt/host/clone
+		clone=$(digest /mnt/host/clone)
+		;;
+	esac
+}
+
+# crash_inner FS KIND CUTS
 crash_inner()
 {
-	local fs=$1 seed
-	note "ext4 on $fs"
+	local fs=$1 kind=$2 cuts=$3 seed clone
+	note "ext4 on $fs, $kind image"
 	mkdir -p /mnt/inner
 	crash_begin "$fs"
 	crash_image sparse
@@ -35,9 +60,10 @@ crash_inner()
 	dd if=/dev/zero of=/mnt/inner/file bs=1M count=6 oflag=direct conv=fsync status=none
 	umount /mnt/inner
 	dmsetup remove disk
-	fallocate --dig-holes /mnt/host/image
+	image_becomes "$kind"
 	crash_log
 	loop_dev disk /mnt/host/image >/dev/null
+	same "mode" "$(status_field disk mode)" "$crash_mode"
 	mount /dev/mapper/disk /mnt/inner
 	random seed $((1 << 30))
 	dmsetup message log 0 mark begin
@@ -47,11 +73,14 @@ crash_inner()
 	dmsetup remove disk
 	check "all that was written" crash_look all
 	crash_log_end
-	crash_replay 40
+	crash_replay "$cuts"
 	modprobe -r brd
 }
 
 for ((n = 0; n == 0 || SECONDS < ${DMLOOP_SOAK:-0}; n++)); do
-	crash_inner ext4
-	crash_inner xfs
+	crash_inner ext4 sparse 20
+	crash_inner ext4 fallocated 16
+	crash_inner xfs sparse 16
+	crash_inner xfs fallocated 16
+	crash_inner xfs reflinked 16
 done
