@@ -27,12 +27,25 @@ enum dm_loop_state {
 
 #define DM_LOOP_NR_STATES	5
 
+/**
+ * dm_loop_has_place() - is it known where on the device such sectors are?
+ * @state: theirs
+ *
+ * Context: Any.
+ */
 static inline bool dm_loop_has_place(enum dm_loop_state state)
 {
 	return state > DM_LOOP_FILLED;
 }
 
-/* They read as zeroes, and the first write has to go through the filesystem. */
+/**
+ * dm_loop_has_no_data() - do such sectors read as zeroes?
+ * @state: theirs
+ *
+ * The first write to them has to go through the filesystem.
+ *
+ * Context: Any.
+ */
 static inline bool dm_loop_has_no_data(enum dm_loop_state state)
 {
 	return state == DM_LOOP_HOLE || state == DM_LOOP_UNWRITTEN;

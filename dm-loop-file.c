@@ -349,6 +349,29 @@ static bool is_other_table(const struct dm_loop_target *a,
 	return a->ti->table != b->ti->table && same_device(a, b);
 }
 
+static struct address_space *page_cache(const struct dm_loop_file *lf)
+{
+	return d_real_inode(lf->file->f_path.dentry)->i_mapping;
+}
+
+/*
+ * Who reads the file has pages or the whole mapping locked when it needs memory
+ * for them.  It must not wait for I/O then: that may be ours, behind a discard
+ * or a write that waits for those locks.  Loop does the same.
+ */
+static void limit_page_cache(struct dm_loop_file *lf)
+{
+	struct address_space *mapping = page_cache(lf);
+
+	lf->gfp = mapping_gfp_mask(mapping);
+	mapping_set_gfp_mask(mapping, lf->gfp & ~(__GFP_IO | __GFP_FS));
+}
+
+static void unlimit_page_cache(struct dm_loop_file *lf)
+{
+	mapping_set_gfp_mask(page_cache(lf), lf->gfp);
+}
+
 /*
  * FICLONE from the file and dedupe into it need no write access; S_SWAPFILE
  * alone refuses them.  Where the filesystem cannot remap, it is worth having
@@ -769,6 +792,7 @@ static int pin(struct dm_loop_file *lf, struct dm_loop_target *lt,
 	r = pin_writecount(lf);
 	if (r)
 		return refuse(why, "File is open for writing elsewhere", r);
+	limit_page_cache(lf);
 	lf->chunk = choose_chunk(lf, lt);
 	lf->aops = lf->file->f_mapping->a_ops;
 	lf->failed = 0;
@@ -782,14 +806,18 @@ static int pin(struct dm_loop_file *lf, struct dm_loop_target *lt,
 		r = use_file_io(lf, why);
 	if (r) {
 		dm_loop_extents_destroy(&lf->hints);
+		unlimit_page_cache(lf);
 		unpin_writecount(lf);
 	}
 	return r;
 }
 
+static void touch(struct dm_loop_file *lf);
+
 /*
- * Called with lf->lock and no bio on its way.  An error goes to the next flush:
- * what was flushed is safe, and what was not may be lost.
+ * Called with lf->lock and no bio on its way; what is to be written to the
+ * filesystem is written with it kept from freezing.  An error goes to the next
+ * flush: what was flushed is safe, and what was not may be lost.
  */
 static void unpin(struct dm_loop_file *lf)
 {
@@ -801,9 +829,7 @@ static void unpin(struct dm_loop_file *lf)
 	noio = memalloc_noio_save();
 	cancel_delayed_work_sync(&lf->touch);
 	if (test_bit(0, &lf->times_stale))
-		dm_loop_file_touch(lf);
-	/* That may have queued it again. */
-	cancel_delayed_work_sync(&lf->touch);
+		touch(lf);
 	dm_loop_fill_stop(lf);
 	if (wrote && dm_loop_lost_data(vfs_fsync(lf->file, 0))) {
 		pr_err("inode %llu: cannot sync\n", (u64)lf->inode->i_ino);
@@ -815,6 +841,7 @@ static void unpin(struct dm_loop_file *lf)
 	dm_loop_extents_destroy(&lf->extents);
 	dm_loop_extents_destroy(&lf->hints);
 	clear_swapfile(lf);
+	unlimit_page_cache(lf);
 	unpin_writecount(lf);
 	memalloc_noio_restore(noio);
 }
@@ -1336,7 +1363,7 @@ static int check_same_file(struct dm_loop_target *lt, struct dm_loop_file *lf,
  * the load of this one, did.
  *
  * Context: Sleeps; under md->suspend_lock, takes lf->lock.
- * Return: 0, or a negative errno; then nothing has changed.
+ * Return: 0, or a negative errno; then @lt is not active.
  */
 int dm_loop_file_activate(struct dm_loop_target *lt, const char **why)
 {
@@ -1748,6 +1775,20 @@ static void break_leases(struct dm_loop_file *lf)
 	break_lease(lf->inode, O_WRONLY | O_NONBLOCK);
 }
 
+/* In mode mapped the caller keeps the filesystem from freezing. */
+static void touch(struct dm_loop_file *lf)
+{
+	bool mapped = lf->mode == DM_LOOP_MODE_MAPPED;
+
+	/* First: a write that comes later must find its own way here. */
+	clear_bit(0, &lf->times_stale);
+	break_leases(lf);
+	if (mapped && !file_update_time(lf->file))
+		dm_loop_count(lf, DM_LOOP_TIMES);
+	if (IS_VERITY(lf->inode) || (mapped && !is_alive(lf)))
+		dm_loop_file_failed(lf);
+}
+
 /**
  * dm_loop_file_touch() - the file was written: do what a write call does
  * @lf: the backing file, open for writing
@@ -1766,22 +1807,11 @@ void dm_loop_file_touch(struct dm_loop_file *lf)
 
 	WRITE_ONCE(lf->next_touch, jiffies + HZ);
 	if (lf->mode == DM_LOOP_MODE_FILE) {
-		clear_bit(0, &lf->times_stale);
-		break_leases(lf);
-		if (IS_VERITY(lf->inode))
-			dm_loop_file_failed(lf);
-		return;
-	}
-	if (!sb_start_write_trylock(sb)) {
+		touch(lf);
+	} else if (sb_start_write_trylock(sb)) {
+		touch(lf);
+		sb_end_write(sb);
+	} else {
 		queue_delayed_work(lf->wq, &lf->touch, HZ);
-		return;
 	}
-	/* First: a write that comes later must find its own way here. */
-	clear_bit(0, &lf->times_stale);
-	break_leases(lf);
-	if (!file_update_time(lf->file))
-		dm_loop_count(lf, DM_LOOP_TIMES);
-	if (IS_VERITY(lf->inode) || !is_alive(lf))
-		dm_loop_file_failed(lf);
-	sb_end_write(sb);
 }

@@ -173,8 +173,8 @@ struct dm_loop_helper {
  * @commit: make what was written known to the filesystem, before fsync
  *
  * @prepare, @written and @commit may be NULL.  All may sleep.  The worker calls
- * all but @supported, for writes with the filesystem kept from freezing; others
- * call @locate under lf->lock, and @commit under lf->sync_lock.
+ * them, for writes with the filesystem kept from freezing; others call
+ * @supported and @locate under lf->lock, and @commit under lf->sync_lock.
  */
 struct dm_loop_fs {
 	const char *name;
@@ -319,6 +319,7 @@ static int locate_piece(struct dm_loop_file *lf, sector_t start, sector_t end)
 	if (piece.state != DM_LOOP_MAPPED)
 		return -EIO;
 	while (start + piece.len < end) {
+		cond_resched();
 		err = lf->fs->locate(lf, start + piece.len, &next);
 		if (err || next.phys != piece.phys + piece.len)
 			break;
@@ -2237,7 +2238,7 @@ static void take_bio(struct dm_loop_file *lf, struct bio *bio,
 {
 	struct dm_loop_io *io = dm_loop_io(bio);
 
-	if (io->flags & DM_LOOP_IO_WRITTEN) {
+	if (io->flags & DM_LOOP_IO_ENDED) {
 		finish_write(lf, bio);
 		return;
 	}

@@ -98,10 +98,11 @@ static int parse_options(struct dm_loop_target *lt, struct dm_arg_set *as)
 	return 0;
 }
 
+/* No path has the byte 0. */
 static bool is_octal(const char *s)
 {
 	return s[0] >= '0' && s[0] <= '3' && s[1] >= '0' && s[1] <= '7' &&
-	       s[2] >= '0' && s[2] <= '7';
+	       s[2] >= '0' && s[2] <= '7' && strncmp(s, "000", 3);
 }
 
 /*
@@ -208,7 +209,6 @@ static int loop_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		return r;
 	}
 	lt->dev.bdev = lt->lf->bdev;
-	lt->dev.mode = dm_table_get_mode(ti->table);
 
 	ti->num_flush_bios = 1;
 	/*
@@ -341,7 +341,7 @@ static int map_write(struct dm_loop_file *lf, struct bio *bio, sector_t phys,
 {
 	struct dm_loop_io *io = dm_loop_io(bio);
 
-	io->flags |= DM_LOOP_IO_RAW;
+	io->flags |= DM_LOOP_IO_DROP;
 	dm_loop_file_wrote(lf);
 	if (state == DM_LOOP_MAPPED &&
 	    !dm_loop_file_cached(lf, io->sector, io->sectors) &&
@@ -356,7 +356,7 @@ static int map_write(struct dm_loop_file *lf, struct bio *bio, sector_t phys,
 static int map_busy(struct dm_loop_file *lf, struct bio *bio)
 {
 	if (op_is_write(bio_op(bio))) {
-		dm_loop_io(bio)->flags |= DM_LOOP_IO_RAW;
+		dm_loop_io(bio)->flags |= DM_LOOP_IO_DROP;
 		dm_loop_file_wrote(lf);
 	}
 	return map_defer(lf, bio);
@@ -491,9 +491,9 @@ static int loop_end_io(struct dm_target *ti, struct bio *bio,
 	 * A reader of the file may have brought pages in while the write was
 	 * under way.  The worker drops them, and comes here a second time.
 	 */
-	if ((io->flags & DM_LOOP_IO_RAW) && !(io->flags & DM_LOOP_IO_WRITTEN) &&
+	if ((io->flags & DM_LOOP_IO_DROP) && !(io->flags & DM_LOOP_IO_ENDED) &&
 	    dm_loop_file_cached(lf, io->sector, io->sectors)) {
-		io->flags |= DM_LOOP_IO_WRITTEN;
+		io->flags |= DM_LOOP_IO_ENDED;
 		dm_loop_defer(lf, bio);
 		return DM_ENDIO_INCOMPLETE;
 	}

@@ -54,11 +54,23 @@ enum dm_loop_owned {
 #ifdef DEBUG
 extern atomic_t dm_loop_owned[DM_LOOP_NR_OWNED];
 
+/**
+ * dm_loop_took() - one more is to be given back before the module is unloaded
+ * @o: of what
+ *
+ * Context: Any.
+ */
 static inline void dm_loop_took(enum dm_loop_owned o)
 {
 	atomic_inc(&dm_loop_owned[o]);
 }
 
+/**
+ * dm_loop_gave() - one is given back
+ * @o: of what
+ *
+ * Context: Any.
+ */
 static inline void dm_loop_gave(enum dm_loop_owned o)
 {
 	atomic_dec(&dm_loop_owned[o]);
@@ -86,8 +98,8 @@ enum dm_loop_failed {
 /**
  * struct dm_loop_file - the backing file: one for each inode in use
  * @node: entry of the list of all files, under dm_loop_files_lock
- * @refs: one for each of @targets, and for a pending @release; the last is
- *	given up under dm_loop_files_lock
+ * @refs: one for each of @targets, for a pending @release, and for who has just
+ *	found it; the last is given up under dm_loop_files_lock
  * @targets: the targets on this file, under @lock
  * @active: how many of @targets are resumed, under @lock
  * @lock: protects the above, the pin, and changes of @extents.  Taken inside
@@ -99,7 +111,10 @@ enum dm_loop_failed {
  *	or one that may go while the filesystem is mounted.
  * @mode: not RELEASED means that nobody else can write the file and, if
  *	MAPPED, that @extents is valid and nobody else can change the mapping
- * @swapfile: S_SWAPFILE is set on the inode, and it was us
+ *	Written under @lock, as the rest of what a pin decides, with no bio
+ *	on its way; so bios read it without.
+ * @swapfile: S_SWAPFILE is set on the inode, and it was us.  Cleared under @lock
+ *	also beside bios, for a table that fills.
  * @extents: the mapping; read under RCU, changed under @lock
  * @hints: file mode on xfs: the mapping as it was when the file was pinned,
  *	and what was written since is "filled"; to guess which writes make the
@@ -108,6 +123,7 @@ enum dm_loop_failed {
  * @hints_lock: a leaf.  Not @lock, as a bio waits for it.
  * @fs: how this kind of filesystem is filled, or NULL
  * @chunk: sectors allocated at once when a hole is filled
+ * @gfp: how its page cache may allocate when the file is not pinned
  * @aops: what the address space had when it was pinned; chattr +j changes it,
  *	and after that fills would go through the journal
  * @dio_align: file mode: what position and length must be a multiple of for
@@ -187,6 +203,7 @@ struct dm_loop_file {
 	struct mutex hints_lock; /* see above */
 	const struct dm_loop_fs *fs;
 	sector_t chunk;
+	gfp_t gfp;
 	const struct address_space_operations *aops;
 	unsigned int dio_align;
 	unsigned int dio_mem_align;
@@ -295,8 +312,8 @@ struct dm_loop_target {
 enum dm_loop_io_flags {
 	DM_LOOP_IO_TRACKED = 1 << 0,	/* holds lf->inflight */
 	DM_LOOP_IO_WRITER = 1 << 1,	/* holds off a freeze of the host */
-	DM_LOOP_IO_RAW = 1 << 2,	/* goes past the filesystem */
-	DM_LOOP_IO_WRITTEN = 1 << 3,	/* on the device; pages to drop */
+	DM_LOOP_IO_DROP = 1 << 2,	/* pages of the file are to be dropped */
+	DM_LOOP_IO_ENDED = 1 << 3,	/* has ended; pages are to be dropped */
 	DM_LOOP_IO_FUA = 1 << 4,	/* ends only when it is safe */
 	DM_LOOP_IO_SYNCED = 1 << 5,	/* on the device; being committed */
 	DM_LOOP_IO_FILL = 1 << 6,	/* writes to one extent without data */
@@ -332,25 +349,47 @@ struct dm_loop_io {
 	unsigned int flags;
 };
 
+/**
+ * dm_loop_io() - our part of a bio
+ * @bio: one that device-mapper gave to map, or the same one later
+ *
+ * Context: Any.
+ * Return: it lies before the bio.
+ */
 static inline struct dm_loop_io *dm_loop_io(struct bio *bio)
 {
 	return dm_per_bio_data(bio, sizeof(struct dm_loop_io));
 }
 
-/* Context: Any. */
+/**
+ * dm_loop_writable() - may the device be written?
+ * @lt: one of its targets
+ *
+ * Context: Any.
+ * Return: true if its table was not loaded read-only.
+ */
 static inline bool dm_loop_writable(const struct dm_loop_target *lt)
 {
 	return dm_table_get_mode(lt->ti->table) & BLK_OPEN_WRITE;
 }
 
-/* Context: Any. */
+/**
+ * dm_loop_count() - one more, in the status line
+ * @lf: the backing file
+ * @c: of what
+ *
+ * Context: Any.
+ */
 static inline void dm_loop_count(struct dm_loop_file *lf, enum dm_loop_count c)
 {
 	atomic64_inc(&lf->counts[c]);
 }
 
-/*
- * Enter the section that keeps the bio's blocks from being given back.
+/**
+ * dm_loop_track() - enter the section that keeps a bio's blocks from being given back
+ * @lf: the backing file
+ * @io: our part of the bio
+ *
  * Context: Any; whoever ends the bio leaves it, on whatever processor.
  */
 static inline void dm_loop_track(struct dm_loop_file *lf, struct dm_loop_io *io)
@@ -359,9 +398,15 @@ static inline void dm_loop_track(struct dm_loop_file *lf, struct dm_loop_io *io)
 	io->flags |= DM_LOOP_IO_TRACKED;
 }
 
-/*
- * Must a flush commit, or fail?  Context: Any.  What is counted in lf->dirtied
- * before the bio ended that the flush follows is seen.
+/**
+ * dm_loop_needs_sync() - must a flush commit, or fail?
+ * @lf: the backing file
+ *
+ * What is counted in lf->dirtied before the bio ended that the flush follows
+ * is seen.
+ *
+ * Context: Any.
+ * Return: false if it has nothing to do here.
  */
 static inline bool dm_loop_needs_sync(const struct dm_loop_file *lf)
 {
@@ -369,16 +414,28 @@ static inline bool dm_loop_needs_sync(const struct dm_loop_file *lf)
 	       READ_ONCE(lf->lost);
 }
 
-/*
- * Is data lost, when a commit ended with @r?  One that waits for a server can be
- * interrupted; then the data is still dirty.
+/**
+ * dm_loop_lost_data() - is data lost, when a commit has ended?
+ * @r: 0 or a negative errno, with which it ended
+ *
+ * One that waits for a server can be interrupted; then the data is still dirty.
+ *
+ * Context: Any.
+ * Return: true if it is, or may be.
  */
 static inline bool dm_loop_lost_data(int r)
 {
 	return r && r != -EINTR && r != -ERESTARTSYS;
 }
 
-/* Do flushes fail that come now?  Context: Any. */
+/**
+ * dm_loop_is_lost() - do flushes fail that come now?
+ * @lf: the backing file
+ *
+ * Context: Any.
+ * Return: true from a failed commit on, until half a minute after a flush has
+ *	told of it.
+ */
 static inline bool dm_loop_is_lost(const struct dm_loop_file *lf)
 {
 	unsigned long lost = READ_ONCE(lf->lost);

@@ -14,7 +14,12 @@
 #ifdef HAVE_EXPORTFS_BLOCK_OPS
 #include <linux/exportfs_block.h>
 
-/* Context: Any. */
+/**
+ * dm_loop_has_block_ops() - does the filesystem tell where blocks are, as for pNFS?
+ * @inode: the file
+ *
+ * Context: Any.
+ */
 static inline bool dm_loop_has_block_ops(const struct inode *inode)
 {
 	const struct export_operations *ops = inode->i_sb->s_export_op;
@@ -23,9 +28,17 @@ static inline bool dm_loop_has_block_ops(const struct inode *inode)
 	       ops->block_ops->commit_blocks;
 }
 
-/*
- * Where the block at a place of the file is, and how far that goes on (xfs_fs_map_blocks()).
- * @pos, @len: bytes.  Context: Sleeps, takes the inode lock.  Return: 0 or a negative errno.
+/**
+ * dm_loop_map_blocks() - where the block at a place of the file is, and how far that goes on
+ * @inode: the file
+ * @pos: the place, in bytes
+ * @len: how far it is wanted, in bytes
+ * @iomap: for the answer
+ *
+ * xfs writes back and drops all pages of the file for it (xfs_fs_map_blocks()).
+ *
+ * Context: Sleeps, takes the inode lock.
+ * Return: 0 or a negative errno.
  */
 static inline int dm_loop_map_blocks(struct inode *inode, loff_t pos, u64 len,
 				     struct iomap *iomap)
@@ -37,9 +50,14 @@ static inline int dm_loop_map_blocks(struct inode *inode, loff_t pos, u64 len,
 							       &generation);
 }
 
-/*
- * These unwritten extents hold data now (xfs_fs_commit_blocks()).
- * Context: Sleeps, takes the inode lock.  Return: 0 or a negative errno.
+/**
+ * dm_loop_commit_blocks() - unwritten extents hold data now (xfs_fs_commit_blocks())
+ * @inode: the file
+ * @maps: where they are
+ * @nr: how many
+ *
+ * Context: Sleeps, takes the inode lock.
+ * Return: 0 or a negative errno.
  */
 static inline int dm_loop_commit_blocks(struct inode *inode,
 					struct iomap *maps, int nr)

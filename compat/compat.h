@@ -25,6 +25,11 @@
 #error "dm-loop needs a 64-bit kernel"
 #endif
 
+/* TINY_SRCU can be left only by who entered it, and not in an interrupt. */
+#ifdef CONFIG_TINY_SRCU
+#error "dm-loop needs a kernel for several processors (CONFIG_SMP)"
+#endif
+
 #ifndef CONFIG_SWAP
 #error "dm-loop pins files with S_SWAPFILE, which needs CONFIG_SWAP"
 #endif

@@ -5,7 +5,13 @@
 
 #include <linux/blkdev.h>
 
-/* The whole device in one bio; the filesystem's block is what can be freed. */
+/**
+ * dm_loop_discard_limits() - the whole device in one discard
+ * @limits: of the device
+ * @blocksize: of the filesystem, in bytes: what can be freed
+ *
+ * Context: Where device-mapper collects limits.
+ */
 static inline void dm_loop_discard_limits(struct queue_limits *limits,
 					  unsigned int blocksize)
 {
@@ -16,10 +22,17 @@ static inline void dm_loop_discard_limits(struct queue_limits *limits,
 #endif
 }
 
-/*
- * File mode has no device below: what the page cache does well.  Direct I/O brings
- * the pages to the disk all the same, and they must not change on the way if it
- * says so.  (Before 6.11 only device-mapper itself can tell.)
+/**
+ * dm_loop_file_limits() - those of file mode, where there is no device below
+ * @limits: of the device
+ * @blocksize: of the filesystem, in bytes
+ * @bdev: of the filesystem, or NULL
+ *
+ * What the page cache does well.  Direct I/O brings the pages to the disk all
+ * the same, and they must not change on the way if it says so.  (Before 6.11
+ * only device-mapper itself can tell.)
+ *
+ * Context: Where device-mapper collects limits.
  */
 static inline void dm_loop_file_limits(struct queue_limits *limits,
 				       unsigned int blocksize,

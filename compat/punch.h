@@ -12,7 +12,15 @@
 #include <linux/sizes.h>
 #include <linux/version.h>
 
-/* In bytes, and never too much: without huge_file it is just below 2 TiB. */
+/**
+ * dm_loop_fs_punch_end() - up to where blocks of a file can be given back
+ * @inode: the file below, if the filesystem is overlayfs
+ *
+ * Never too much: without huge_file it is just below 2 TiB.
+ *
+ * Context: Any.
+ * Return: the end, in bytes.
+ */
 static inline loff_t dm_loop_fs_punch_end(const struct inode *inode)
 {
 	loff_t end = MAX_LFS_FILESIZE;
