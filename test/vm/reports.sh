@@ -27,6 +27,12 @@ kernel_reports()
 	grep -E "$reports" | grep -vE "$expected"
 }
 
+# lost_memory: of what kmemleak says on stdin, the objects that the module has lost
+lost_memory()
+{
+	awk -v RS='unreferenced object ' '/\[dm_loop\]/ { printf "%s%s", RS, $0 }'
+}
+
 # shellcheck disable=SC2154 # state is set by who sources this
 # not_allowed: of stdin, the lines that "allow" has not named
 not_allowed()

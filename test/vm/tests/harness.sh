@@ -24,6 +24,10 @@ check "a pattern is recognized" bash -c 'pattern write 3 4096 10000 | pattern ch
 fails "wrong at offset 4096" bash -c 'pattern write 3 0 10000 | pattern check 3 4096 10000'
 fails ENOENT cat /nothing
 fails "ENOENT:/nothing" cat /nothing
+if [ -w /sys/kernel/debug/kmemleak ]; then
+	same "the debug kernel panics when a task hangs" "$(</proc/sys/kernel/hung_task_panic)" 1
+	check "after a while" test "$(</proc/sys/kernel/hung_task_timeout_secs)" -gt 0
+fi
 for program in fio jq xfs_io cryptsetup lvm dmsetup kpartx filefrag lsattr; do
 	check "the guest has $program" command -v "$program"
 done
@@ -51,6 +55,21 @@ done <<-'EOT'
 	EXT4-fs (vda): mounted filesystem with ordered data mode. Quota mode: none.
 	XFS (vda): Ending clean mount
 EOT
+
+note "what the module has lost is told from what others have"
+lost=$(lost_memory <<-'EOT'
+	unreferenced object 0xffff888100000000 (size 64):
+	  comm "dmsetup", pid 1, jiffies 1
+	  backtrace (crc 0):
+	    [<0>] dm_loop_ctr+0x1/0x2 [dm_loop]
+	unreferenced object 0xffff888100000040 (size 64):
+	  comm "mount", pid 2, jiffies 1
+	  backtrace (crc 0):
+	    [<0>] ext4_fill_super+0x1/0x2 [ext4]
+EOT
+)
+matches "it is told" "$lost" 0xffff888100000000
+same "those of others" "$(grep -c 0xffff888100000040 <<<"$lost" || true)" 0
 
 damage()
 {

@@ -22,6 +22,9 @@ refused EINVAL "Invalid argument count: need <path> <offset>" "0 8 loop $file"
 refused EINVAL "Path is not absolute" "0 8 loop image 0"
 (cd "$dir" && refused EINVAL "Path is not absolute" "0 8 loop ./image 0")
 
+# No path has the byte 0, so that is no code for it.
+refused ENOENT "Cannot find the file" "0 8 loop $file\\000more 0"
+
 note "the offset"
 for offset in x 512x 0x200 -512 1e3 5.0 18446744073709551616 999999999999999999999999; do
 	refused EINVAL "Invalid offset" "0 8 loop $file $offset"

@@ -3,6 +3,7 @@
 # DESCRIPTION: each tracepoint comes when what it tells of is done, with its device, inode, range and error
 # TIMEOUT: 120
 
+# shellcheck disable=SC2154 # state is set in lib.sh
 tracing=/sys/kernel/tracing
 
 # all_events COMMAND...: what the module traces meanwhile, in $events
@@ -147,3 +148,33 @@ for type in ext4 xfs; do
 done
 note "by file I/O"
 by_file
+
+# recorded EVENT COMMAND...: what docs/loop.rst says records it
+recorded()
+{
+	check "trace-cmd record" trace-cmd record -o "$state/trace.dat" -e "dm_loop:dm_loop_$1" "${@:2}" >/dev/null
+	trace-cmd report -i "$state/trace.dat" >"$state/report"
+	matches "trace-cmd report" "$(<"$state/report")" "dm_loop_$1: +dev .* ino [0-9]+ sector [0-9]+ sectors [0-9]+ error 0"
+}
+
+with_trace_cmd()
+{
+	local file=$2/image
+	truncate -s 8M "$file"
+	dev=$(loop_dev x "$file")
+	export dev
+	export -f put put_and_read put_and_sync
+	recorded fill bash -c 'put 4096 16'
+	recorded promote bash -c 'put_and_read 8192 16'
+	recorded commit bash -c 'put_and_sync 4352 8'
+	dd if="$file" of=/dev/null bs=1M status=none
+	recorded invalidate bash -c 'put 4100 3'
+	recorded punch blkdiscard "$dev"
+	dmsetup remove x
+}
+
+note "with trace-cmd"
+for_each_fs with_trace_cmd ext4 xfs
+dev=$(loop_dev x "$(written_file "$(mkfs_mount tmpfs)/image" 65536; echo /mnt/tmpfs/image)")
+recorded fallback bash -c 'put 24 8'
+dmsetup remove x
