@@ -92,6 +92,8 @@ none()
 
 direct()
 {
+	# with FUA
+	xfs_io -d -c "pwrite -q -V 1 -D 0 64k" "$dev"
 	fio --name=x --filename="$dev" --direct=1 --ioengine=libaio --iodepth=16 --size=16M --rw=randrw --io_size=8M \
 		--bsrange=4k-64k --blockalign=4k --randseed="$1" --verify=crc32c --verify_backlog=64 --fsync=4 \
 		--output="$state/fio.log"

@@ -7,11 +7,11 @@
 seed=
 random seed 1000000
 
-# changed FILE FORMAT OLD: the new value, when it is another (within two seconds)
+# changed FILE FORMAT OLD: the new value, when it is another (soon: it should be at once)
 changed()
 {
 	local now i
-	for ((i = 0; i < 40; i++)); do
+	for ((i = 0; i < 200 * ${DMLOOP_TIME_FACTOR:-1}; i++)); do
 		now=$(stat -c "$2" "$1")
 		if [ "$now" != "$3" ]; then
 			printf '%s\n' "$now"

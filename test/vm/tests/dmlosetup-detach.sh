@@ -31,11 +31,8 @@ fails "loop0: something has it open" dmlosetup -d loop0
 dmlosetup -d --deferred loop0
 same "deferred" "$(dmlosetup -l -n --raw -O AUTOCLEAR loop0)" 1
 exec 7<&-
-for _ in {1..50}; do
-	[ -e /sys/block/dm-0 ] || break
-	sleep 0.1
-done
-same "gone when it is closed" "$(dmsetup ls)" 'No devices found'
+no_device() { [ "$(dmsetup ls)" = 'No devices found' ]; }
+soon "gone when it is closed" no_device
 
 fails "no such device" dmlosetup -d loop0
 fails "no such device" dmlosetup -d /dev/mapper/loop0

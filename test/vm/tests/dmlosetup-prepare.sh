@@ -11,7 +11,8 @@ sparse()
 	local i
 	truncate -s 24M "$1"
 	for i in 1 17 300 1111 2047 5000; do
-		random_bytes 12345 | dd of="$1" bs=4k seek="$i" conv=notrunc status=none
+		random_bytes 12345 >"$state/bytes"
+		dd if="$state/bytes" of="$1" bs=4k seek="$i" conv=notrunc status=none
 	done
 	fallocate -o 9M -l 7M "$1" 2>/dev/null || true
 	printf end >>"$1"
@@ -104,7 +105,7 @@ let_in()
 		soon "it reads" in_pread64
 		head -c 65536 /dev/zero | tr '\0' Z | dd of=two bs=64K conv=notrunc,fsync status=none
 		check "it goes on" wait $pid
-		same "what was written stays" "$(head -c 65536 two | tr -d Z | wc -c)" 0
+		check "what was written stays" only Z head -c 65536 two
 	else
 		note "the filesystem writes the zeroes itself"
 	fi

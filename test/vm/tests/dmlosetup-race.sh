@@ -29,6 +29,10 @@ same "all are gone" "$(dmsetup ls)" 'No devices found'
 
 # Killed at any moment, it has attached the file and said so, or nothing is left: what is
 # killed with its last word on the lips may have said so and be taken back.
+no_guard() { ! pgrep dmloop-guard >/dev/null; }
+began=${EPOCHREALTIME/./}
+dmlosetup -d "$(dmlosetup -f --show image0)"
+took=$(((${EPOCHREALTIME/./} - began) / 1000))
 finished=0
 turns=$(rounds 12)
 for ((i = 0; i < turns; i++)); do
@@ -36,14 +40,11 @@ for ((i = 0; i < turns; i++)); do
 		dmlosetup -f --show image0 >out 2>err &
 		pid=$!
 		ms=0
-		random ms 150
-		sleep "$(printf '0.%03d' "$ms")"
+		random ms "$took"
+		sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"
 		kill -s "$signal" "$pid" 2>/dev/null || true
 		wait "$pid" 2>/dev/null || true
-		for _ in {1..50}; do
-			pgrep dmloop-guard >/dev/null || break
-			sleep 0.1
-		done
+		soon "no guard is left" no_guard 2>/dev/null
 		if [ -s out ]; then
 			finished=$((finished + 1))
 			dmlosetup -d "$(<out)" || [ "$(dmsetup ls)" = 'No devices found' ]

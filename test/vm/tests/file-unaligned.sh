@@ -41,7 +41,7 @@ unaligned()
 	matches "mode, direct I/O" "$(status_field x mode) $(status_field x dio)" '^file 1$'
 	slow_disk "$(findmnt -no SOURCE "$2")"
 	slowly fio --name=x --filename="$dev" --direct=1 --ioengine=libaio --iodepth=128 --rw=randread --bs=4k \
-		--offset=$((4096 - offset)) --size=3M --randseed="$seed" --time_based --runtime=60 --output="$state/fio.log" &
+		--offset=$((4096 - offset)) --size=3M --randseed="$seed" --time_based --runtime=$((60 * ${DMLOOP_TIME_FACTOR:-1})) --output="$state/fio.log" &
 	stream=$!
 	note "$fs, reads with seed $seed"
 	wait_reads

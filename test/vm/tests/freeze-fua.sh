@@ -5,11 +5,12 @@
 
 fua()
 {
-	local dir=$2 image=$2/image n pid was
+	local dir=$2 image=$2/image n pid was seed
 	truncate -s 64M "$image"
 	dev=$(loop_dev x "$image")
+	random seed $((1 << 30))
 	fio --name=fua --filename="$dev" --rw=randwrite --bs=4k --direct=1 --sync=dsync --ioengine=libaio \
-		--iodepth=8 --numjobs=2 --time_based --runtime=600 >/dev/null 2>&1 &
+		--iodepth=8 --numjobs=2 --randseed="$seed" --time_based --runtime=600 >/dev/null 2>&1 &
 	pid=$!
 	for ((n = 0; n < 15; n++)); do
 		was=$(status_field x fsyncs)
@@ -22,7 +23,7 @@ fua()
 	kill -INT "$pid"
 	wait "$pid" || true
 	note "$(status_field x fsyncs) commits, $(status_field x held) times held"
-	check "there were commits" test "$(status_field x fsyncs)" -gt 10
+	check "some were held" test "$(status_field x held)" -gt 0
 	dmsetup remove x
 }
 

@@ -3,6 +3,9 @@
 # DESCRIPTION: no write reaches the disk while the filesystem below is frozen, and nobody hangs
 # TIMEOUT: 240
 
+# Seconds until what waits for nothing hangs
+patience=$((20 * ${DMLOOP_TIME_FACTOR:-1}))
+
 # Sectors that were written or discarded on the disk.
 writes()
 {
@@ -23,13 +26,13 @@ has()
 # is_free FILE: soon, as what is put off until the thaw is done by a worker
 is_free()
 {
-	local i
-	for ((i = 0; i < 40; i++)); do
-		! dd if=/dev/null of="$1" conv=notrunc status=none 2>/dev/null || return 0
-		sleep 0.1
-	done
-	fail "$1 is not free after the thaw"
+	soon "$1 is free after the thaw" can_write "$1"
 }
+
+can_write() { dd if=/dev/null of="$1" conv=notrunc status=none 2>/dev/null; }
+
+# held_more NUMBER: bios were held since it was so large
+held_more() { [ "$(status_field x held)" -gt "$1" ]; }
 
 # Frozen, with a write that waits.
 frozen_with_a_write()
@@ -38,8 +41,8 @@ frozen_with_a_write()
 	fsfreeze -f "$dir"
 	put "$2" "$3" &
 	writer=$!
-	sleep 0.3
-	check "the write waits" kill -0 "$writer"
+	soon "a write has come" writes_in_flight 1
+	check "it waits" kill -0 "$writer"
 }
 
 freeze()
@@ -58,12 +61,12 @@ freeze()
 	put 3 1 &
 	put 4 6 &
 	xfs_io -d -c "pwrite -q -V 1 -D 3m 4k" "$dev" &
-	sleep 1
+	soon "they have come" writes_in_flight 4
+	soon "and are held" held_more 0
 	check "what was there is read" has 1 0
-	same "what comes reads as before" "$(dd if="$dev" bs=1M skip=6 count=1 iflag=direct status=none | tr -d '\0' | wc -c)" 0
+	check "what comes reads as before" only '\0' dd if="$dev" bs=1M skip=6 count=1 iflag=direct status=none
 	timeout 10 sync "$dev" || note "sync waits too"
 	same "sectors written on the disk" "$(writes)" "$before"
-	check "they are counted" test "$(status_field x held)" -gt 0
 	fsfreeze -u "$2"
 	wait
 	has 2 0
@@ -76,9 +79,10 @@ freeze()
 	note "discard"
 	fsfreeze -f "$2"
 	before=$(writes)
+	held=$(status_field x held)
 	blkdiscard -o 2M -l 1M "$dev" &
 	writer=$!
-	sleep 0.3
+	soon "it is held" held_more "$held"
 	check "the discard waits" kill -0 "$writer"
 	same "sectors written on the disk" "$(writes)" "$before"
 	fsfreeze -u "$2"
@@ -89,9 +93,9 @@ freeze()
 	note "suspend without flush"
 	frozen_with_a_write "$2" 5 1
 	before=$(writes)
-	check "suspend does not hang" timeout 20 dmsetup suspend --noflush x
+	check "suspend does not hang" timeout "$patience" dmsetup suspend --noflush x
 	check "the write still waits" kill -0 "$writer"
-	check "nor does resume" timeout 20 dmsetup resume x
+	check "nor does resume" timeout "$patience" dmsetup resume x
 	sleep 0.2
 	same "sectors written on the disk" "$(writes)" "$before"
 	fsfreeze -u "$2"
@@ -102,12 +106,13 @@ freeze()
 	note "suspend without flush, with a flush that waits"
 	xfs_io -d -c "pwrite -q 7m 4k" "$dev"
 	fsfreeze -f "$2"
+	held=$(status_field x held)
 	xfs_io -d -c fsync "$dev" &
 	writer=$!
-	sleep 0.3
+	soon "it is held" held_more "$held"
 	check "the flush waits" kill -0 "$writer"
-	check "suspend does not hang" timeout 20 dmsetup suspend --noflush x
-	check "nor does resume" timeout 20 dmsetup resume x
+	check "suspend does not hang" timeout "$patience" dmsetup suspend --noflush x
+	check "nor does resume" timeout "$patience" dmsetup resume x
 	fsfreeze -u "$2"
 	check "then it is done" wait "$writer"
 	check "and the next one" xfs_io -d -c fsync "$dev"
@@ -118,8 +123,8 @@ freeze()
 	# So that the times are to move, which they cannot.
 	xfs_io -d -c "pwrite -q 0 4k" -c "pwrite -q 0 4k" /dev/mapper/m
 	fsfreeze -f "$2"
-	check "suspend does not hang" timeout 20 dmsetup suspend m
-	check "nor does resume" timeout 20 dmsetup resume m
+	check "suspend does not hang" timeout "$patience" dmsetup suspend m
+	check "nor does resume" timeout "$patience" dmsetup resume m
 	fsfreeze -u "$2"
 	check "it can be written" xfs_io -d -c "pwrite -q 0 4k" /dev/mapper/m
 	dmsetup remove m
@@ -134,7 +139,7 @@ freeze()
 	fsfreeze -u "$2"
 	wait "$writer"
 	check "then it is done" has 6 1
-	check "suspend" timeout 20 dmsetup suspend x
+	check "suspend" timeout "$patience" dmsetup suspend x
 	same "it is" "$(dmsetup info -c --noheadings -o suspended x)" Suspended
 	dmsetup resume x
 	check "the data" has 6 1
@@ -144,9 +149,9 @@ freeze()
 	# a fill, which is not committed
 	put 7 5
 	fsfreeze -f "$2"
-	check "remove does not hang" timeout 20 dmsetup remove x
+	check "remove does not hang" timeout "$patience" dmsetup remove x
 	check "the data is read from the file" pattern check 7 0 $((1 << 20)) < <(tail -c +1048577 "$file")
-	fails 'shorter than the table' timeout 20 dmsetup create y --table "0 $((1 << 20)) loop $file 0"
+	fails 'shorter than the table' timeout "$patience" dmsetup create y --table "0 $((1 << 20)) loop $file 0"
 	fsfreeze -u "$2"
 	is_free "$file"
 
@@ -156,7 +161,7 @@ freeze()
 	frozen_with_a_write "$2" 9 7
 	held=0
 	# Busy is right: the writer has it open, with another table by now.
-	timeout 20 dmsetup remove --force x || held=$?
+	timeout "$patience" dmsetup remove --force x || held=$?
 	check "it does not hang" test "$held" != 124
 	held=0
 	wait "$writer" || held=$?
@@ -165,6 +170,14 @@ freeze()
 	fsfreeze -u "$2"
 	is_free "$file"
 	check "what was there stays" pattern check 8 0 $((1 << 20)) < <(tail -c +7340033 "$file")
+}
+
+# under_way N: writes and discards to the device
+under_way()
+{
+	local now
+	read -r -a now <"$(sysfs /dev/mapper/x)/inflight"
+	[ $((now[0] + now[1])) -ge "$1" ]
 }
 
 # By file I/O: the same for writes, and no filesystem is asked to commit.
@@ -190,12 +203,12 @@ freeze_by_file()
 	writers+=($!)
 	xfs_io -d -c "pwrite -q -V 1 -D 3m 4k" "$dev" &
 	writers+=($!)
-	sleep 1
+	soon "they have come" writes_in_flight 4
 	check "what was there is read" has 1 0
 	# From here on lseek(2) waits, as above.
 	blkdiscard -o 2M -l 512K "$dev" &
 	writers+=($!)
-	sleep 0.3
+	soon "and a discard" under_way 5
 	for i in "${writers[@]}"; do
 		check "it waits" kill -0 "$i"
 	done
@@ -219,8 +232,8 @@ freeze_by_file()
 	dev=$(loop_dev x "$file")
 	sync "$dev"
 	fsfreeze -f "$2"
-	check "suspend does not hang" timeout 20 dmsetup suspend x
-	check "nor does remove" timeout 20 dmsetup remove x
+	check "suspend does not hang" timeout "$patience" dmsetup suspend x
+	check "nor does remove" timeout "$patience" dmsetup remove x
 	fsfreeze -u "$2"
 	is_free "$file"
 
@@ -228,7 +241,7 @@ freeze_by_file()
 	dev=$(loop_dev x "$file")
 	put 5 2
 	fsfreeze -f "$2"
-	check "remove does not hang" timeout 20 dmsetup remove x
+	check "remove does not hang" timeout "$patience" dmsetup remove x
 	fsfreeze -u "$2"
 	is_free "$file"
 	check "the file has what was written" pattern check 5 0 $((1 << 20)) < <(tail -c +2097153 "$file" | head -c 1M)

@@ -4,6 +4,8 @@
 # TIMEOUT: 120
 
 # shellcheck disable=SC2154 # state is set in lib.sh
+# Seconds until what waits for nothing hangs
+patience=$((20 * ${DMLOOP_TIME_FACTOR:-1}))
 
 # small_fs TYPE [-o MOUNT OPTIONS] [MKFS OPTIONS...]
 small_fs()
@@ -57,23 +59,18 @@ wait_event()
 
 event_came()
 {
-	local i
-	for ((i = 0; i < 100; i++)); do
-		if ! kill -0 "$waiting" 2>/dev/null; then
-			check "an event: $1" wait "$waiting"
-			return
-		fi
-		sleep 0.1
-	done
-	fail "no event: $1"
+	soon "an event" has_ended "$waiting"
+	check "an event: $1" wait "$waiting"
 }
+
+has_ended() { ! kill -0 "$1" 2>/dev/null; }
 
 # Nothing hangs when the filesystem below is no more.
 end_of()
 {
 	check "what was flushed is there" has 2 8
-	check "the device can be suspended" timeout 20 dmsetup suspend x
-	check "and removed" timeout 20 dmsetup remove x
+	check "the device can be suspended" timeout "$patience" dmsetup suspend x
+	check "and removed" timeout "$patience" dmsetup remove x
 	check "nothing keeps the filesystem" umount /mnt/small
 }
 
@@ -148,8 +145,8 @@ by_file()
 	fails EIO put 3 1
 	event_came "shut down"
 	fails EIO sync "$dev"
-	check "the device can be suspended" timeout 20 dmsetup suspend x
-	check "and removed" timeout 20 dmsetup remove x
+	check "the device can be suspended" timeout "$patience" dmsetup suspend x
+	check "and removed" timeout "$patience" dmsetup remove x
 	check "nothing keeps the filesystem" umount /mnt/small
 }
 
@@ -177,7 +174,7 @@ lose_it()
 	else
 		note "committed before: fsyncs $before, $after; the flush: $status"
 	fi
-	check "the device can be removed" timeout 20 dmsetup remove x
+	check "the device can be removed" timeout "$patience" dmsetup remove x
 	check "nothing keeps the filesystem" umount /mnt/small
 }
 
@@ -196,27 +193,34 @@ is_readonly() { findmnt -n -O ro /mnt/small >/dev/null; }
 # By sysrq, though there are writers: nobody asks them.
 emergency()
 {
-	note "made read-only by force"
+	note "made read-only by force: $1"
 	allow 'sysrq: Emergency Remount R/O' 'Emergency Remount complete' 'EXT4-fs .* re-mounted'
-	small_fs ext4
+	small_fs "$1"
 	image
 	put 1 0
 	echo u >/proc/sysrq-trigger
 	soon "it is read-only" is_readonly
 	fails "" put 2 0
 	has 1 0
+	check "it can be suspended" timeout "$patience" dmsetup suspend x
+	mount -o remount,rw /mnt/small
+	dmsetup resume x
+	echo u >/proc/sysrq-trigger
+	soon "it is read-only again" is_readonly
 	mount -o remount,rw /mnt/small
 	dmsetup suspend x
 	dmsetup resume x
 	check "it goes on" put 3 0
 	check "with what was written" has 3 0
-	dmsetup remove x
+	echo u >/proc/sysrq-trigger
+	soon "it is read-only" is_readonly
+	check "it can be removed" timeout "$patience" dmsetup remove x
 	umount /mnt/small
 }
 
 after_error
 after_shutdown ext4
-emergency
+emergency ext4
 after_shutdown xfs
 by_file
 flush_fails ext4

@@ -134,23 +134,22 @@ delpart "$disk" 1
 # A disk with other figures than the virtual ones: physical blocks of 4096, an optimal size,
 # a cache and FUA.
 note "a SCSI disk"
-if modprobe sd_mod && modprobe scsi_debug dev_size_mb=64 physblk_exp=3 opt_blks=256 opt_xferlen_exp=7; then
-	for ((i = 0; i < 100; i++)); do
-		scsi=$(lsblk -dnro NAME,MODEL | awk '/scsi_debug/ { print "/dev/" $1 }')
-		[ -z "$scsi" ] || break
-		sleep 0.1
-	done
-	compare "SCSI" "$scsi" /mnt/d
-	same "physical block" "$(sed -n 's/physical_block_size=//p' "$state/x")" 4096
-	dev=$(loop_dev x /mnt/d/image)
-	note "reservations, of the disk: $(reserve "$scsi" 2>&1 && echo "they work")"
-	fails EOPNOTSUPP reserve "$dev"
-	dmsetup remove x
-	umount /mnt/d
-	rmmod scsi_debug
-else
-	note "there is none in this guest"
-fi
+find_scsi()
+{
+	scsi=$(lsblk -dnro NAME,MODEL | awk '/scsi_debug/ { print "/dev/" $1 }')
+	[ -n "$scsi" ]
+}
+modprobe sd_mod
+modprobe scsi_debug dev_size_mb=64 physblk_exp=3 opt_blks=256 opt_xferlen_exp=7
+soon "it is there" find_scsi
+compare "SCSI" "$scsi" /mnt/d
+same "physical block" "$(sed -n 's/physical_block_size=//p' "$state/x")" 4096
+dev=$(loop_dev x /mnt/d/image)
+note "reservations, of the disk: $(reserve "$scsi" 2>&1 && echo "they work")"
+fails EOPNOTSUPP reserve "$dev"
+dmsetup remove x
+umount /mnt/d
+rmmod scsi_debug
 
 # null_disk NAME SETTING...: a null_blk of that name
 null_disk()

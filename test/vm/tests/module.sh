@@ -23,7 +23,8 @@ xfs_io -d -c "pwrite -q 0 64k" "$dev"
 fsfreeze -f "$dir"
 dmsetup remove x
 rmmod dm_loop &
-sleep 1
+waits() { grep -q dm_loop "/proc/$1/stack"; }
+soon "it waits in the module" waits $!
 used=$(ticks $!)
 sleep 2
 check "it waits" kill -0 $!

@@ -92,9 +92,10 @@ not_synced()
 	# The disk is forgotten as one that has something to be written.
 	sysctl -q vm.dirty_expire_centisecs=1 vm.dirty_writeback_centisecs=10
 	sleep 1
-	sysctl -q vm.dirty_expire_centisecs=300 vm.dirty_writeback_centisecs=50
+	sysctl -q vm.dirty_expire_centisecs=30000 vm.dirty_writeback_centisecs=50
 	pattern write 1 0 $((16 << 20)) | dd of=/mnt/host/image bs=1M iflag=fullblock conv=notrunc status=none
 	check "there are no blocks yet" delalloc
+	sysctl -q vm.dirty_expire_centisecs=1
 	soon "the flusher has written it" has_blocks
 	sysctl -q vm.dirty_writeback_centisecs=0
 	dev=$(loop_dev x /mnt/host/image)

@@ -37,6 +37,9 @@ writer()
 	echo "$key" >"$state/key"
 }
 
+# waits PID: for its I/O
+waits() { grep -q '(dd) D' "/proc/$1/stat"; }
+
 is_syncing()
 {
 	grep -q '(sync) D' "/proc/$1/stat"
@@ -54,7 +57,7 @@ with_sync()
 	pid=$!
 	soon "it waits" is_syncing $pid
 	dmsetup table r | dmsetup load r
-	timeout 20 dmsetup resume r || status=$?
+	timeout $((20 * ${DMLOOP_TIME_FACTOR:-1})) dmsetup resume r || status=$?
 	same "resume" "$status" 0
 	wait $pid
 	exec 8<&-
@@ -126,8 +129,7 @@ reload()
 	dmsetup suspend r
 	pattern write 6 0 "$size" | dd of="$dev" bs=256K iflag=fullblock oflag=direct status=none &
 	pid=$!
-	sleep 0.3
-	check "it waits" kill -0 "$pid"
+	soon "it waits" waits "$pid"
 	free "$file"
 	dmsetup resume r
 	wait "$pid"
