@@ -184,6 +184,8 @@ guard_killed()
 	same "the command" "$status" "$wanted_status"
 }
 
+none_is_left() { ! pgrep -x 'dmlosetup|strace' >/dev/null; }
+
 # group_killed INJECTION COMMAND...: the command, which waits there for a minute, and all its group
 group_killed()
 {
@@ -196,7 +198,7 @@ group_killed()
 	kill -KILL -- "-$pid"
 	wait $pid || status=$?
 	same "it was killed" "$status" 137
-	check "none of it is left" test -z "$(pgrep -x 'dmlosetup|strace')"
+	soon "none of it is left" none_is_left
 }
 
 guards()

@@ -122,7 +122,7 @@ resumed_by_others()
 	wipefs -q -a /dev/mapper/disk
 	strace -qq -e trace=ioctl -o "$state/trace" dmlosetup -c disk --size 44M
 	last=$(awk '/DM_DEV_SUSPEND/ { last = NR } END { print last }' "$state/trace")
-	strace -qq -e trace=ioctl -e "inject=ioctl:error=EINVAL:delay_enter=5000000:when=$last" -o "$state/trace" \
+	strace -qq -e trace=ioctl -e "inject=ioctl:error=EINVAL:delay_enter=$((5000000 * ${DMLOOP_TIME_FACTOR:-1})):when=$last" -o "$state/trace" \
 		dmlosetup -c disk --size 48M 2>"$state/said" &
 	pid=$!
 	soon "the new table is loaded" is_loaded
@@ -198,11 +198,9 @@ opened()
 	note "open elsewhere"
 	dmlosetup disk image
 	wipefs -q -a /dev/mapper/disk
-	tail -f /dev/null 7</dev/mapper/disk &
-	pid=$!
-	fails "something has it open" dmlosetup -c disk --size 20M --shrink
-	kill $pid
-	wait $pid || true
+	exec 7</dev/mapper/disk
+	fails "something has it open" dmlosetup -c disk --size 20M --shrink 7<&-
+	exec 7<&-
 	case $1 in
 	ext4) mkfs.ext4 -q /dev/mapper/disk 16M ;;
 	xfs) mkfs.xfs -q -f -K --unsupported -d size=16m /dev/mapper/disk ;;

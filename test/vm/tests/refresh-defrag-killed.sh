@@ -127,7 +127,7 @@ interrupted()
 
 	note "a ^Z waits until it is resumed"
 	scattered_again
-	slow_defrag 2
+	slow_defrag $((5 * ${DMLOOP_TIME_FACTOR:-1}))
 	pkill -TSTP -x dmlosetup
 	soon "it is resumed" is_active
 	pkill -CONT -x dmlosetup || true

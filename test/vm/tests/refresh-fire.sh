@@ -59,7 +59,7 @@ grow()
 			new_part check "$n" < <(dd if="$node" bs=64K skip=$(((64 + n * 16 + 16) * 16 - 1)) count=1 status=none) ||
 				fail "$node: what was written after it had grown $n times"
 		done
-		check "all that was written where it grew is in $node" true
+		note "all that was written where it grew is in $node"
 	done
 	same "the file" "$(stat -c %s "$image")" $((mib << 20))
 	rm "$image"
@@ -115,7 +115,7 @@ snapshot_device()
 		is_instant "$n" "$image.$n"
 		rm "$image.$n"
 	done
-	check "each is the state of one instant" true
+	note "each is the state of one instant"
 	writer_was_right "$node"
 	dmsetup status disk >&2
 	within dmsetup remove disk
@@ -147,7 +147,7 @@ snapshot_filesystem()
 		losetup -d "$loop"
 		rm "$image.$n"
 	done
-	check "each is clean, and the state of one instant" true
+	note "each is clean, and the state of one instant"
 	writer_was_right "$inner/data"
 	inner_check
 	within dmsetup remove disk

@@ -67,7 +67,10 @@ punch_and_restore()
 # The end of the device, which the filesystem on it does not use.
 punch_free()
 {
-	dd if=/dev/urandom of="$1" bs=1M seek=$((size / 1048576 - 4)) count=4 conv=notrunc,fsync status=none
+	local key
+	random key 1000000
+	pattern write "$key" 0 $((4 << 20)) |
+		dd of="$1" bs=1M seek=$((size / 1048576 - 4)) iflag=fullblock conv=notrunc,fsync status=none
 	places "$1" >/dev/null
 	fallocate -p -o $((size - (3 << 20))) -l 2M "$1"
 }

@@ -24,7 +24,7 @@ back()
 
 moved()
 {
-	local dir=$2 key command pid other status=0
+	local dir=$2 key command pid other others status=0
 	image=$dir/image
 	random key 1000000
 	truncate -s 16M "$image"
@@ -36,7 +36,8 @@ moved()
 	same "devices on it" "$(dmlosetup -n -O NAME -j "$image")" "$node"
 
 	away
-	same "devices on the other" "$(dmlosetup -n -O NAME -j "$image")" ''
+	others=$(dmlosetup -n -O NAME -j "$image")
+	same "devices on the other" "$others" ''
 	same "devices on it, by its new name" "$(dmlosetup -n -O NAME -j "$image.away")" "$node"
 	for command in "--refresh disk" "-c disk" "-c disk --size 32M" "-c disk --size 8M --shrink" \
 		"--snapshot disk $dir/new" "--defrag disk" "--replace disk $dir/new"; do
@@ -49,7 +50,7 @@ moved()
 
 	if [ "$1" = ext4 ]; then
 		note "moved while a command has it suspended"
-		strace -qq -o /dev/null -e trace=ftruncate -e inject=ftruncate:delay_enter=3000000:when=1 \
+		strace -qq -o /dev/null -e trace=ftruncate -e inject=ftruncate:delay_enter=$((5000000 * ${DMLOOP_TIME_FACTOR:-1})):when=1 \
 			dmlosetup --snapshot disk "$dir/new" &
 		pid=$!
 		soon "it is suspended" suspended

@@ -104,13 +104,17 @@ step_check()
 }
 
 # To a hole, most often, and nobody waits for it before the sequence is over: the
-# next step finds it under way, or it waits for a resume.
+# next step finds it under way, or it waits for a resume. Of two to one place either may be the last.
 step_write()
 {
-	local at
+	local at key
 	random at 8
-	dd if=/dev/urandom of="$node" bs=64K count=8 seek=$((16 * (16 + at))) oflag=direct status=none &
+	random key 1000000
+	pattern write "$key" 0 $((512 << 10)) |
+		dd of="$node" bs=64K count=8 seek=$((16 * (16 + at))) iflag=fullblock oflag=direct status=none &
 	writes+=($!)
+	[ -z "${under_way[at]:-}" ] || key=
+	written[at]=$key under_way[at]=1
 }
 
 is_released()
@@ -146,21 +150,23 @@ step_discard()
 	local at
 	random at 8
 	blkdiscard -f -o $(((16 + at) << 20)) -l 512K "$node"
+	written[at]=
 }
 
 # refused REASON: it is not resumed, and dmlosetup says why
 refused()
 {
-	local text
+	local text status=0
 	! within dmsetup resume disk 2>/dev/null || fail "resumed: $1"
-	! text=$(within dmlosetup --refresh disk 2>&1) || fail "refreshed: $1"
+	text=$(within dmlosetup --refresh disk 2>&1) || status=$?
+	same "refresh: $1" "$status" 1 2>/dev/null
 	[[ "$text" == *"cannot resume "*": $1 ("* ]] || fail "dmlosetup: $text, wanted: $1"
 }
 
 # What is wrong with the file is found by the resume, and mended.
 step_bad()
 {
-	local kinds=(short open replaced deleted linked) kind
+	local kinds=(short open replaced deleted linked) kind at
 	[ -n "$suspended" ] || step_suspend
 	random kind ${#kinds[@]}
 	kind=${kinds[kind]}
@@ -169,6 +175,9 @@ step_bad()
 	short)
 		# Only steps write to what is lost
 		truncate -s "$((least - 4))M" "$image"
+		for ((at = least - 20; at < 8; at++)); do
+			written[at]=
+		done
 		refused "File is shorter than the table says"
 		truncate -s "${mib}M" "$image"
 		;;
@@ -247,11 +256,16 @@ step_refresh()
 
 writes_end()
 {
-	local pid
+	local pid at
 	for pid in ${writes[@]+"${writes[@]}"}; do
 		wait "$pid" || fail "a write failed"
 	done
-	writes=()
+	writes=() under_way=()
+	for at in "${!written[@]}"; do
+		[ -n "${written[at]}" ] || continue
+		pattern check "${written[at]}" 0 $((512 << 10)) < <(dd if="$node" bs=512K skip=$((2 * (16 + at))) \
+			count=1 iflag=direct status=none) || fail "what was written to MiB $((16 + at)) is not there"
+	done
 }
 
 steps=(
@@ -262,7 +276,7 @@ steps=(
 sequences()
 {
 	local count n i length step
-	local -a writes
+	local -a writes under_way=() written=()
 	count=$(rounds "$1")
 	for ((n = 0; n < count; n++)); do
 		random length 7

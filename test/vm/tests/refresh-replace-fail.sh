@@ -74,7 +74,7 @@ refused()
 	check "none is left" test ! -e "$there/image"
 
 	note "another table meanwhile"
-	strace -qq -o /dev/null -e trace=fchmod -e inject=fchmod:delay_enter=3000000 \
+	strace -qq -o /dev/null -e trace=fchmod -e inject=fchmod:delay_enter=$((3000000 * ${DMLOOP_TIME_FACTOR:-1})) \
 		dmlosetup --replace disk "$there/image" 2>"$state/said" &
 	soon "it copies" test -s "$there/image"
 	within dmlosetup -c disk --size 32M
@@ -83,7 +83,7 @@ refused()
 	check "none is left" test ! -e "$there/image"
 
 	note "another file at the path of the new one"
-	strace -qq -o /dev/null -e trace=fchmod -e inject=fchmod:delay_enter=3000000 \
+	strace -qq -o /dev/null -e trace=fchmod -e inject=fchmod:delay_enter=$((3000000 * ${DMLOOP_TIME_FACTOR:-1})) \
 		dmlosetup --replace disk "$there/image" 2>"$state/said" &
 	soon "it copies" test -s "$there/image"
 	mv "$there/image" "$there/moved"
@@ -105,13 +105,13 @@ refused()
 	truncate -s 8M "$here/second"
 	dmlosetup second "$here/second"
 	# Held by strace for a moment only: that would keep it from dying, too
-	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=5000000:when=1 \
+	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=$((5000000 * ${DMLOOP_TIME_FACTOR:-1})):when=1 \
 		dmlosetup --replace disk "$there/image" 2>/dev/null &
 	stopped=$!
 	soon "it is suspended, and writes back" in_call 277
 	pkill -STOP -x dmlosetup
 	# It has the file open for writing itself
-	strace -qq -o /dev/null -e trace=ftruncate -e inject=ftruncate:delay_enter=5000000:when=1 \
+	strace -qq -o /dev/null -e trace=ftruncate -e inject=ftruncate:delay_enter=$((5000000 * ${DMLOOP_TIME_FACTOR:-1})):when=1 \
 		dmlosetup -c second --size 4M --shrink 2>/dev/null &
 	stopped+=" $!"
 	soon "the other cuts its file" in_call 77
@@ -132,7 +132,7 @@ refused()
 	rm "$here/second"
 
 	note "somebody resumes it meanwhile"
-	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=5000000:when=1 \
+	strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:delay_enter=$((5000000 * ${DMLOOP_TIME_FACTOR:-1})):when=1 \
 		dmlosetup --replace disk "$there/image" &
 	replaced=$!
 	soon "it is suspended, and writes back" in_call 277
@@ -162,13 +162,13 @@ refused()
 # It hangs where the kernel looks at the new file; what it loads comes after it was undone.
 late()
 {
-	local here=$1 image=$1/image nth pid locked refreshed was
+	local here=$1 image=$1/image nth pid refreshed was
 	note "whoever can read a file locks it"
 	truncate -s 8M "$here/locked"
 	dmlosetup locked "$here/locked"
-	flock -s "$here/locked" sleep inf &
-	locked=$!
-	fails EBUSY timeout 120 dmlosetup --refresh locked &
+	exec 6<"$here/locked"
+	flock -s 6
+	fails EBUSY timeout $((120 * ${DMLOOP_TIME_FACTOR:-1})) dmlosetup --refresh locked 6<&- &
 	refreshed=$!
 
 	note "its table comes late"
@@ -180,7 +180,7 @@ late()
 	loop_dev disk "$image" >/dev/null
 	strace -qq -e trace=ioctl -o "$state/trace" dmlosetup --replace disk "$here/other" >/dev/null
 	nth=$(awk '/DM_TABLE_LOAD/ { print NR; exit }' "$state/trace")
-	strace -qq -o /dev/null -e trace=ioctl -e "inject=ioctl:delay_enter=5000000:when=$nth" \
+	strace -qq -o /dev/null -e trace=ioctl -e "inject=ioctl:delay_enter=$((5000000 * ${DMLOOP_TIME_FACTOR:-1})):when=$nth" \
 		dmlosetup --replace disk /mnt/host/image 2>/dev/null &
 	pid=$!
 	# DM_TABLE_LOAD
@@ -197,8 +197,7 @@ late()
 	host_gone
 	rm -f "$image" "$here/other"
 	check "who waited for the lock has given up" wait "$refreshed"
-	pkill -KILL -P "$locked"
-	wait "$locked" || true
+	exec 6<&-
 	dmlosetup -d locked
 	rm "$here/locked"
 }
