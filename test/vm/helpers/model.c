@@ -10,7 +10,8 @@
  * model check FILE STATE: the same for a file, or a device, that nobody writes.
  *
  *	-s SEED		start of the random numbers
- *	-t SECONDS	how long (10), and longer if by then not each thing was done
+ *	-t SECONDS	how long (10), or until a SIGTERM, and longer if by then not each
+ *			thing was done
  *	-j THREADS	how many (8)
  *	-c		go on from STATE: that is what the device contains now
  *	-d BLOCK	discards give zeroes in whole blocks of that many bytes, and
@@ -28,6 +29,7 @@
 #include <inttypes.h>
 #include <linux/fs.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,6 +78,7 @@ static int fd, seconds = 10, threads = 8, go_on, only_write, may_fail;
 static unsigned long counts[5], meetings, refused, tears;
 static volatile int stop;
 static struct timespec end_time;
+static volatile sig_atomic_t told;
 
 static uint64_t mix(uint64_t x)
 {
@@ -403,13 +406,19 @@ static int all_done(void)
 	       (only_write || (counts[ZERO] && counts[DISCARD]));
 }
 
+static void tell(int signal)
+{
+	(void)signal;
+	told = 1;
+}
+
 static int over(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return stop || (all_done() &&
-			(now.tv_sec > end_time.tv_sec ||
+			(told || now.tv_sec > end_time.tv_sec ||
 			 (now.tv_sec == end_time.tv_sec &&
 			  now.tv_nsec >= end_time.tv_nsec)));
 }
@@ -513,6 +522,7 @@ static int run(const char *state, uint64_t seed)
 		errx(1, "%s is too small", path);
 	clock_gettime(CLOCK_MONOTONIC, &end_time);
 	end_time.tv_sec += seconds;
+	signal(SIGTERM, tell);
 	for (i = 0; i < threads; i++) {
 		t[i].me = i;
 		initstate_r(mix(seed * MAX_THREADS + i), t[i].state,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: each tracepoint comes when what it tells of is done, with its device, inode, range and error
-# TIMEOUT: 120
+# TIMEOUT: 300
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 tracing=/sys/kernel/tracing
