@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# TAP for the tests in this folder, which need no device-mapper. Sourced.
+# TAP for the tests in this folder, which need no device-mapper, and for bench-report. Sourced.
 
 set -u
 export LC_ALL=C
