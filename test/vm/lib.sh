@@ -455,6 +455,26 @@ writes_in_flight()
 	[ "${now[1]}" -ge "$1" ]
 }
 
+# no_guard: has the guard of each dmlosetup ended?
+no_guard() { ! pgrep dmloop-guard >/dev/null; }
+
+# wait_event, event_came TEXT: there is an event of the device x between them
+wait_event()
+{
+	local n
+	n=$(dmsetup info -c --noheadings -o events x)
+	dmsetup wait x "$n" &
+	waiting=$!
+}
+
+event_came()
+{
+	soon "an event" is_woken
+	check "an event: $1" wait "$waiting"
+}
+
+is_woken() { ! kill -0 "$waiting" 2>/dev/null; }
+
 # soon TEXT COMMAND...: must be true within ten seconds, or what these are in a slow guest.
 soon()
 {

@@ -29,7 +29,6 @@ same "all are gone" "$(dmsetup ls)" 'No devices found'
 
 # Killed at any moment, it has attached the file and said so, or nothing is left: what is
 # killed with its last word on the lips may have said so and be taken back.
-no_guard() { ! pgrep dmloop-guard >/dev/null; }
 began=${EPOCHREALTIME/./}
 dmlosetup -d "$(dmlosetup -f --show image0)"
 took=$(((${EPOCHREALTIME/./} - began) / 1000))
@@ -44,7 +43,7 @@ for ((i = 0; i < turns; i++)); do
 		sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"
 		kill -s "$signal" "$pid" 2>/dev/null || true
 		wait "$pid" 2>/dev/null || true
-		soon "no guard is left" no_guard 2>/dev/null
+		no_guard || soon "no guard is left" no_guard
 		if [ -s out ]; then
 			finished=$((finished + 1))
 			dmlosetup -d "$(<out)" || [ "$(dmsetup ls)" = 'No devices found' ]

@@ -95,23 +95,6 @@ partly()
 	umount /mnt/small
 }
 
-# In the background: dmsetup wait ends at the next event of the device.
-wait_event()
-{
-	local n
-	n=$(dmsetup info -c --noheadings -o events x)
-	dmsetup wait x "$n" &
-	waiting=$!
-}
-
-event_came()
-{
-	soon "an event" has_ended "$waiting"
-	check "an event: $1" wait "$waiting"
-}
-
-has_ended() { ! kill -0 "$1" 2>/dev/null; }
-
 # Writes to what has data, until told to stop; each must succeed.
 go_on_writing()
 {

@@ -48,23 +48,6 @@ has()
 	pattern check "$1" 0 65536 < <(dd if="$dev" bs=64K skip=$(($2 * 16)) count=1 iflag=direct status=none)
 }
 
-# In the background: dmsetup wait ends at the next event of the device.
-wait_event()
-{
-	local n
-	n=$(dmsetup info -c --noheadings -o events x)
-	dmsetup wait x "$n" &
-	waiting=$!
-}
-
-event_came()
-{
-	soon "an event" has_ended "$waiting"
-	check "an event: $1" wait "$waiting"
-}
-
-has_ended() { ! kill -0 "$1" 2>/dev/null; }
-
 # Nothing hangs when the filesystem below is no more.
 end_of()
 {

@@ -229,10 +229,8 @@ churn_stop()
 
 wait_guard()
 {
-	soon "the guard ends" no_guard 2>/dev/null
+	no_guard || soon "the guard ends" no_guard
 }
-
-no_guard() { ! pgrep dmloop-guard >/dev/null; }
 
 # kill_each TEXT CALLS AFTER FUNCTION: FUNCTION N STRACE... runs a command, which is killed
 # before its Nth of each of the system calls CALLS, until it does not make so many. Then

@@ -159,7 +159,7 @@ refused()
 	local text status=0
 	! within dmsetup resume disk 2>/dev/null || fail "resumed: $1"
 	text=$(within dmlosetup --refresh disk 2>&1) || status=$?
-	same "refresh: $1" "$status" 1 2>/dev/null
+	same "refresh: $1" "$status" 1
 	[[ "$text" == *"cannot resume "*": $1 ("* ]] || fail "dmlosetup: $text, wanted: $1"
 }
 
