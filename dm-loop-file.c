@@ -362,14 +362,18 @@ static struct address_space *page_cache(const struct dm_loop_file *lf)
 static void limit_page_cache(struct dm_loop_file *lf)
 {
 	struct address_space *mapping = page_cache(lf);
+	gfp_t gfp = mapping_gfp_mask(mapping);
 
-	lf->gfp = mapping_gfp_mask(mapping);
-	mapping_set_gfp_mask(mapping, lf->gfp & ~(__GFP_IO | __GFP_FS));
+	lf->limited = mapping;
+	lf->gfp = gfp & (__GFP_IO | __GFP_FS);
+	mapping_set_gfp_mask(mapping, gfp & ~lf->gfp);
 }
 
+/* Loop may have changed it meanwhile, and overlayfs may use another file by now. */
 static void unlimit_page_cache(struct dm_loop_file *lf)
 {
-	mapping_set_gfp_mask(page_cache(lf), lf->gfp);
+	mapping_set_gfp_mask(lf->limited,
+			     mapping_gfp_mask(lf->limited) | lf->gfp);
 }
 
 /*
@@ -1620,14 +1624,19 @@ int dm_loop_file_init(void)
 /**
  * dm_loop_file_exit() - undo dm_loop_file_init()
  *
- * Waits for files that a frozen host keeps from being given back.
+ * Waits for files that a frozen host keeps from being given back, and after a
+ * while says so.
  *
  * Context: Sleeps.
  */
 void dm_loop_file_exit(void)
 {
+	unsigned int polls = 0;
+
 	mutex_lock(&dm_loop_files_lock);
 	while (!list_empty(&dm_loop_files)) {
+		if (++polls == DM_LOOP_TELL_KEPT)
+			tell_kept();
 		mutex_unlock(&dm_loop_files_lock);
 		schedule_timeout_idle(DM_LOOP_THAW_POLL);
 		mutex_lock(&dm_loop_files_lock);
@@ -1665,14 +1674,33 @@ static bool has_dirty(struct address_space *mapping)
 	       mapping_tagged(mapping, PAGECACHE_TAG_WRITEBACK);
 }
 
+/* For who waits until the module is unloaded. */
+static void tell_kept(void)
+{
+	struct dm_loop_file *lf;
+
+	lockdep_assert_held(&dm_loop_files_lock);
+	list_for_each_entry(lf, &dm_loop_files, node) {
+		struct super_block *sb = lf->inode->i_sb;
+
+		if (sb_start_write_trylock(sb)) {
+			sb_end_write(sb);
+			pr_err("leak: file, inode %llu\n", (u64)lf->inode->i_ino);
+		} else {
+			pr_info("inode %llu: its filesystem is frozen\n",
+				(u64)lf->inode->i_ino);
+		}
+	}
+}
+
 /**
  * dm_loop_file_invalidate() - drop the pages of a range from the page cache
  * @lf: the backing file
  * @sector: first sector in the file
  * @sectors: how many
  *
- * The pages are clean under our pin, but for the last: when fs-verity is enabled ext4
- * writes zeroes behind the end of the file to it (ext4_begin_enable_verity(),
+ * The pages are clean under our pin, but for those of the last block: when fs-verity
+ * is enabled ext4 writes zeroes behind the end of the file to it (ext4_begin_enable_verity(),
  * ext4_block_truncate_page()), and what else is in it may be old.
  *
  * Context: Sleeps.
@@ -1684,8 +1712,9 @@ bool dm_loop_file_invalidate(struct dm_loop_file *lf, sector_t sector,
 	struct address_space *mapping = lf->file->f_mapping;
 	loff_t pos = (loff_t)sector << SECTOR_SHIFT;
 	loff_t last = pos + ((loff_t)sectors << SECTOR_SHIFT) - 1;
-	bool is_last = last >> PAGE_SHIFT ==
-		       (i_size_read(lf->inode) - 1) >> PAGE_SHIFT;
+	unsigned int shift = max_t(unsigned int, PAGE_SHIFT,
+				   lf->inode->i_blkbits);
+	bool is_last = last >> shift == (i_size_read(lf->inode) - 1) >> shift;
 	bool dirty = is_last && has_dirty(mapping);
 
 	dm_loop_count(lf, DM_LOOP_INVALIDATES);

@@ -15,6 +15,7 @@
 #include <linux/blk-cgroup.h>
 #include <linux/completion.h>
 #include <linux/falloc.h>
+#include <linux/fileattr.h>
 #include <linux/iomap.h>
 #include <linux/kthread.h>
 #include <linux/list_sort.h>
@@ -1309,18 +1310,36 @@ bool dm_loop_can_fill(struct dm_loop_file *lf)
 
 /* --- giving blocks back ------------------------------------------------- */
 
+static bool has_extents(struct dentry *dentry)
+{
+	struct file_kattr attr = { };
+
+	return !vfs_fileattr_get(dentry, &attr) && (attr.flags & FS_EXTENT_FL);
+}
+
 /**
  * dm_loop_file_punch_end() - up to where the filesystem gives back blocks
  * @lf: the backing file
  *
- * Context: Any; under lf->lock or with a bio under way, so that lf->file stays.
+ * ext4 keeps the last block that a file without extents can have, and what is
+ * behind it, without an error (ext4_punch_hole()).  The answer is never too
+ * much: without huge_file it is just below 2 TiB.
+ *
+ * Context: May sleep; under lf->lock or with a bio under way, so that lf->file
+ * stays.
  * Return: a sector of the file, which may lie behind its end.
  */
 sector_t dm_loop_file_punch_end(const struct dm_loop_file *lf)
 {
-	struct inode *inode = d_real_inode(lf->file->f_path.dentry);
+	struct dentry *dentry = lf->file->f_path.dentry;
+	struct inode *inode = d_real_inode(dentry);
+	u64 pointers = i_blocksize(inode) / sizeof(__le32);
 
-	return dm_loop_fs_punch_end(inode) >> SECTOR_SHIFT;
+	if (inode->i_sb->s_magic != EXT4_SUPER_MAGIC ||
+	    (dm_loop_ext4_minds_extents() && has_extents(dentry)))
+		return MAX_LFS_FILESIZE >> SECTOR_SHIFT;
+	return min_t(u64, (pointers * pointers * pointers) << inode->i_blkbits,
+		     2 * SZ_1T - SZ_16G) >> SECTOR_SHIFT;
 }
 
 /*
@@ -1678,7 +1697,8 @@ static int file_punch(struct dm_loop_file *lf, struct bio *bio)
 		mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
 	else if (bio_end(bio) > limit)
 		return zeroes ? -EOPNOTSUPP : 0;
-	if (lf->journalled) {
+	/* after chattr +j, too */
+	if (lf->journalled || !has_same_aops(lf)) {
 		r = mode & FALLOC_FL_ZERO_RANGE ? -EOPNOTSUPP : dm_loop_sync(lf);
 		if (r)
 			return r;

@@ -123,7 +123,9 @@ enum dm_loop_failed {
  * @hints_lock: a leaf.  Not @lock, as a bio waits for it.
  * @fs: how this kind of filesystem is filled, or NULL
  * @chunk: sectors allocated at once when a hole is filled
- * @gfp: how its page cache may allocate when the file is not pinned
+ * @limited: the page cache whose allocations do not wait for I/O, see
+ *	limit_page_cache()
+ * @gfp: what was taken from it for that, and is given back
  * @aops: what the address space had when it was pinned; chattr +j changes it,
  *	and after that fills would go through the journal
  * @dio_align: file mode: what position and length must be a multiple of for
@@ -203,6 +205,7 @@ struct dm_loop_file {
 	struct mutex hints_lock; /* see above */
 	const struct dm_loop_fs *fs;
 	sector_t chunk;
+	struct address_space *limited;
 	gfp_t gfp;
 	const struct address_space_operations *aops;
 	unsigned int dio_align;
@@ -261,6 +264,9 @@ struct dm_loop_file {
 
 /* How often to look whether a frozen host filesystem has thawed. */
 #define DM_LOOP_THAW_POLL (HZ / 20)
+
+/* After how many such looks who unloads the module is told what it waits for. */
+#define DM_LOOP_TELL_KEPT 100
 
 /**
  * struct dm_loop_target - one line of a device-mapper table

@@ -375,8 +375,26 @@ far_away()
 	cleanup_devices
 }
 
+# Nor does any the last block that a file without extents can have.
+last_of_all()
+{
+	local file last=$(((12 + 256 + 256 ** 2 + 256 ** 3 - 1) << 10))
+	note "the last block that a file without extents can have"
+	file=$(mkfs_mount ext4 -b 1024 -O ^extents,^64bit)/image
+	truncate -s $((last + 1024)) "$file"
+	dev=$(loop_dev x "$file")
+	xfs_io -d -c "pwrite -q -S 7 -b 1k $last 1k" -c fsync "$dev"
+	fallocate -p -o "$last" -l 1024 "$dev"
+	sync "$dev"
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup remove x
+	check "zeroes" only '\0' tail -c 1024 "$file"
+	cleanup_devices
+}
+
 for_each_fs trim
 far_away
+last_of_all
 btrfs_reads
 for_each_fs edges_and_all ext2 ext4 xfs
 owners ext4

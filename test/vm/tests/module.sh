@@ -22,13 +22,14 @@ dev=$(loop_dev x "$dir/image")
 xfs_io -d -c "pwrite -q 0 64k" "$dev"
 fsfreeze -f "$dir"
 dmsetup remove x
+mark=$(kmsg_mark)
 rmmod dm_loop &
 waits() { grep -q dm_loop "/proc/$1/stack"; }
 soon "it waits in the module" waits $!
 used=$(ticks $!)
-sleep 2
+soon "the log says for what" kmsg_has 'dm-loop: inode [0-9]+: its filesystem is frozen' "$mark"
 check "it waits" kill -0 $!
-check "and does not spin" test $(($(ticks $!) - used)) -lt 20
+check "and has not spun" test $(($(ticks $!) - used)) -lt 20
 fsfreeze -u "$dir"
 check "then it is gone" wait $!
 umount "$dir"
