@@ -486,10 +486,18 @@ static int settle(struct dm_loop_file *lf, const char **why)
 	return 0;
 }
 
+static int unshare_range(struct dm_loop_file *lf, sector_t start, sector_t len)
+{
+	return lf->file->f_op->fallocate(lf->file,
+					 FALLOC_FL_UNSHARE_RANGE |
+					 FALLOC_FL_KEEP_SIZE,
+					 start << SECTOR_SHIFT,
+					 len << SECTOR_SHIFT);
+}
+
 /* Make the shared ranges the file's own; the clones keep the old blocks. */
 static int unshare_file(struct dm_loop_file *lf, const char **why)
 {
-	struct file *file = lf->file;
 	struct dm_loop_range r;
 	sector_t pos;
 	bool found;
@@ -504,11 +512,7 @@ static int unshare_file(struct dm_loop_file *lf, const char **why)
 		if (!found)
 			break;
 		if (r.state == DM_LOOP_SHARED)
-			err = file->f_op->fallocate(file,
-						    FALLOC_FL_UNSHARE_RANGE |
-						    FALLOC_FL_KEEP_SIZE,
-						    r.start << SECTOR_SHIFT,
-						    r.len << SECTOR_SHIFT);
+			err = unshare_range(lf, r.start, r.len);
 	}
 	sb_end_write(lf->inode->i_sb);
 	if (err)
@@ -535,6 +539,44 @@ static bool has_shared(const struct dm_loop_file *lf)
 	dm_loop_extents_count(&lf->extents, 0,
 			      i_size_read(lf->inode) >> SECTOR_SHIFT, &n);
 	return n.sectors[DM_LOOP_SHARED];
+}
+
+static bool wants_fills(const struct dm_loop_file *lf,
+			const struct dm_loop_target *lt)
+{
+	struct dm_loop_target *one;
+
+	list_for_each_entry(one, &lf->targets, node)
+		if (dm_loop_writable(one) && !one->mapped &&
+		    !is_other_table(one, lt))
+			return true;
+	return false;
+}
+
+/* Has a file clones, for xfs, though no block of it is shared any more? */
+static bool has_clone_mark(struct dm_loop_file *lf)
+{
+	return is_xfs(lf->inode) && !dm_loop_can_fill(lf) && !has_shared(lf);
+}
+
+/*
+ * xfs_reflink_unshare() of any range takes the mark off, when no page of the
+ * file is dirty.  xfs_can_free_cowblocks() asks the state of the inode for that,
+ * too, which only who writes an inode back clears.  If it fails the file is as
+ * it was.
+ */
+static int remove_clone_mark(struct dm_loop_file *lf, const char **why)
+{
+	struct super_block *sb = lf->inode->i_sb;
+
+	if (!lf->file->f_op->fallocate || sb_rdonly(sb) ||
+	    !sb_start_write_trylock(sb))
+		return 0;
+	if (!write_inode_now(lf->inode, 1))
+		unshare_range(lf, 0, i_blocksize(lf->inode) >> SECTOR_SHIFT);
+	sb_end_write(sb);
+	/* A hole there has a block now. */
+	return settle(lf, why) ?: read_mapping(lf, &lf->extents, why);
 }
 
 /*
@@ -621,6 +663,8 @@ static int map_file(struct dm_loop_file *lf, const struct dm_loop_target *lt,
 		r = read_mapping(lf, &lf->extents, why);
 	if (!r && has_shared(lf) && wants_unshare(lf, lt))
 		r = unshare_file(lf, why);
+	if (!r && wants_fills(lf, lt) && has_clone_mark(lf))
+		r = remove_clone_mark(lf, why);
 	if (!r)
 		r = check_targets(lf, lt, why);
 	if (r) {
@@ -1621,6 +1665,25 @@ int dm_loop_file_init(void)
 	return dm_loop_release_wq ? 0 : -ENOMEM;
 }
 
+/* For who waits until the module is unloaded. */
+static void tell_kept(void)
+{
+	struct dm_loop_file *lf;
+
+	lockdep_assert_held(&dm_loop_files_lock);
+	list_for_each_entry(lf, &dm_loop_files, node) {
+		struct super_block *sb = lf->inode->i_sb;
+
+		if (sb_start_write_trylock(sb)) {
+			sb_end_write(sb);
+			pr_err("leak: file, inode %llu\n", (u64)lf->inode->i_ino);
+		} else {
+			pr_info("inode %llu: its filesystem is frozen\n",
+				(u64)lf->inode->i_ino);
+		}
+	}
+}
+
 /**
  * dm_loop_file_exit() - undo dm_loop_file_init()
  *
@@ -1672,25 +1735,6 @@ static bool has_dirty(struct address_space *mapping)
 {
 	return mapping_tagged(mapping, PAGECACHE_TAG_DIRTY) ||
 	       mapping_tagged(mapping, PAGECACHE_TAG_WRITEBACK);
-}
-
-/* For who waits until the module is unloaded. */
-static void tell_kept(void)
-{
-	struct dm_loop_file *lf;
-
-	lockdep_assert_held(&dm_loop_files_lock);
-	list_for_each_entry(lf, &dm_loop_files, node) {
-		struct super_block *sb = lf->inode->i_sb;
-
-		if (sb_start_write_trylock(sb)) {
-			sb_end_write(sb);
-			pr_err("leak: file, inode %llu\n", (u64)lf->inode->i_ino);
-		} else {
-			pr_info("inode %llu: its filesystem is frozen\n",
-				(u64)lf->inode->i_ino);
-		}
-	}
 }
 
 /**

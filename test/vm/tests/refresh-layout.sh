@@ -140,7 +140,6 @@ layout()
 		same "shared blocks: only xfs can write them" "$(status_field disk mode)" file
 		change_layout punch_and_restore "$image"
 		rm "$clone"
-		# xfs forgets that there was a clone when the file is empty, and not before
 		change_layout copy_over "$image"
 		same "all its own again" "$(status_field disk mode)" mapped
 	fi

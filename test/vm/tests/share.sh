@@ -127,7 +127,7 @@ read_only()
 
 unshare()
 {
-	local dev
+	local dev loads times=1
 	note "unshare"
 	make_clones
 	fsfreeze -f "$dir"
@@ -135,7 +135,16 @@ unshare()
 	fsfreeze -u "$dir"
 	scribble "$dir/clone1" clone1
 	scribble "$dir/clone2" clone2
-	dev=$(loop_dev x "$dir/image" 0 unshare)
+	loop_dev x "$dir/image" 0 unshare >"$state/dev" &
+	loads=$!
+	while kill -0 "$loads" 2>/dev/null; do
+		all_written
+		scribble "$dir/clone1" clone1
+		scribble "$dir/clone2" clone2
+		times=$((times + 1))
+	done
+	check "the table is loaded, while clones are written $times times" wait "$loads"
+	dev=$(<"$state/dev")
 	same "mode, shared sectors" "$(status_field x mode) $(status_field x shared)" "mapped 0"
 	same "all has blocks of its own" "$(status_field x mapped)" $((size / 512))
 	refuse_clones
@@ -211,19 +220,41 @@ refused_while_filled()
 # xfs takes away what was removed in the background.
 owns_all() { ! filefrag -v "$1" | grep -q shared; }
 
-# xfs remembers that the file once had a clone, and does not fill it for us any more. What is mapped
-# can be written; no blocks may be given back, as no others could be had.
-clone_gone()
+# As long as the file has a clone xfs does not fill it for us, wherever they share blocks. What is
+# mapped can be written; no blocks may be given back, as no others could be had.
+shared_elsewhere()
 {
-	note "a clone that is gone when the device is resumed"
+	note "a clone of what is not in the device"
 	rm -f "$dir"/*
-	written_file "$dir/image" "$size"
-	dev=$(loop_dev x "$dir/image")
-	dmsetup suspend x
-	cp --reflink=always "$dir/image" "$dir/clone"
-	rm "$dir/clone"
+	written_file "$dir/image" $((2 * size))
+	xfs_io -f -c "reflink $dir/image $size 0 $size" "$dir/clone" >/dev/null
 	sync -f "$dir"
-	soon "its blocks are its own" owns_all "$dir/image"
+	dmsetup create x --table "0 $((size / 512)) loop $dir/image 0"
+	dev=/dev/mapper/x
+	same "mode" "$(status_field x mode)" mapped
+	check "zeroes" blkdiscard -z -l 1M "$dev"
+	fails EOPNOTSUPP blkdiscard -l 1M "$dev"
+	check "it can be written" xfs_io -d -c "pwrite -q -S 7 0 1m" -c fsync "$dev"
+	check "what was written" only '\7' dd if="$dev" bs=1M count=1 iflag=direct status=none
+	same "nothing is given back" "$(status_field x punches) $(status_field x hole)" "0 0"
+	dmsetup remove x
+	fallocate -p -l 64K "$dir/image"
+	dmsetup create x --table "0 $((size / 512)) loop $dir/image 0"
+	same "mode, with a hole" "$(status_field x mode)" file
+	dmsetup remove x
+}
+
+# The same for a device that takes discards, and is resumed when there is a clone.
+cloned_elsewhere()
+{
+	note "such a clone, made while the device is suspended"
+	rm -f "$dir"/*
+	written_file "$dir/image" $((2 * size))
+	dmsetup create x --table "0 $((size / 512)) loop $dir/image 0"
+	dev=/dev/mapper/x
+	dmsetup suspend x
+	xfs_io -f -c "reflink $dir/image $size 0 $size" "$dir/clone" >/dev/null
+	sync -f "$dir"
 	dmsetup resume x
 	same "mode" "$(status_field x mode)" mapped
 	check "zeroes" blkdiscard -z -l 1M "$dev"
@@ -237,12 +268,45 @@ clone_gone()
 	dmsetup remove x
 }
 
-# Reads, writes, discards of many threads on the device, writes to each of many clones.
+# gives_and_takes MIB: that one of x has data, is given back, and is filled again
+gives_and_takes()
+{
+	local holes
+	holes=$(status_field x hole)
+	blkdiscard -o "${1}M" -l 1M "$dev"
+	same "sectors given back" $(($(status_field x hole) - holes)) 2048
+	check "it can be written" xfs_io -d -c "pwrite -q -S 7 ${1}m 1m" -c fsync "$dev"
+	check "by fills" test "$(status_field x fills)" -gt 0
+	same "by file I/O" "$(status_field x file_ios)" 0
+	check "what was written" only '\7' dd if="$dev" bs=1M skip="$1" count=1 iflag=direct status=none
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+}
+
+# xfs keeps a mark on a file that once had a clone, which would be in the way.
+clone_gone()
+{
+	note "a clone that is gone when the device is resumed"
+	rm -f "$dir"/*
+	written_file "$dir/image" "$size"
+	dev=$(loop_dev x "$dir/image")
+	dmsetup suspend x
+	cp --reflink=always "$dir/image" "$dir/clone"
+	rm "$dir/clone"
+	sync -f "$dir"
+	soon "its blocks are its own" owns_all "$dir/image"
+	dmsetup resume x
+	same "mode" "$(status_field x mode)" mapped
+	gives_and_takes 0
+	dmsetup remove x
+}
+
+# many_clones MODE [OPTION]: reads, writes, discards of many threads on the device, writes to
+# each of many clones.
 many_clones()
 {
-	local seed model begin clones=() i
+	local mode=$1 seed model begin clones=() i
 	random seed $((1 << 30))
-	note "16 threads, 12 clones, seed $seed"
+	note "$*: 16 threads, 12 clones, seed $seed"
 	rm -f "$dir"/* "$state"/{image,clone*}
 	truncate -s 8M "$dir/image"
 	dev=$(loop_dev x "$dir/image")
@@ -256,8 +320,8 @@ many_clones()
 	cp --reflink=always "$dir/image" "$dir/kept"
 	sync -f "$dir"
 	cp "$state/model" "$state/model.kept"
-	dev=$(loop_dev x "$dir/image")
-	same "mode" "$(status_field x mode)" file
+	dev=$(loop_dev x "$dir/image" 0 "${@:2}")
+	same "mode" "$(status_field x mode)" "$mode"
 	model run -c -s "$seed" -t 600 -j 16 "$dev" "$state/model" >&2 &
 	model=$! begin=$SECONDS
 	while [ $((SECONDS - begin)) -lt 5 ]; do
@@ -268,7 +332,7 @@ many_clones()
 	done
 	kill "$model"
 	check "the device, against its model" wait "$model"
-	check "I/O of the file" test "$(status_field x file_ios)" -gt 0
+	same "done by file I/O" "$([ "$(status_field x file_ios)" -gt 0 ] && echo file || echo mapped)" "$mode"
 	dmsetup remove x
 	uncache "$dir/image"
 	check "the file" model check "$dir/image" "$state/model"
@@ -372,12 +436,24 @@ small_blocks()
 	each_is_its_own "$dir/clone1"
 }
 
-# Nothing is shared any more, but xfs keeps the mark, and of such a file does not say where a
-# hole's new blocks are.
+# has_holes WHAT [OPTION]: the image has, and there is nothing that keeps them from being filled.
+has_holes()
+{
+	note "holes, $1"
+	dev=$(loop_dev x "$dir/image" 0 "${@:2}")
+	same "mode, shared" "$(status_field x mode) $(status_field x shared)" "mapped 0"
+	check "they can be written" xfs_io -d -c "pwrite -q -S 3 $size $size" -c fsync "$dev"
+	gives_and_takes $((size >> 20))
+	pattern write 5 0 "$size" | dd of="$dev" bs=64K seek=$((size >> 16)) iflag=fullblock oflag=direct \
+		conv=fsync status=none
+	dmsetup remove x
+	uncache "$dir/image"
+	check "what was written" pattern check 5 0 "$size" < <(tail -c "$size" "$dir/image")
+}
+
 once_cloned()
 {
 	local dev
-	note "holes, and a clone that is gone"
 	rm -f "$dir"/*
 	written_file "$dir/image" "$size"
 	truncate -s $((2 * size)) "$dir/image"
@@ -385,17 +461,21 @@ once_cloned()
 	rm "$dir/clone"
 	sync -f "$dir"
 	soon "its blocks are its own" owns_all "$dir/image"
-	dev=$(loop_dev x "$dir/image")
-	same "mode" "$(status_field x mode)" file
-	pattern write 5 0 "$size" | dd of="$dev" bs=64K seek=$((size >> 16)) iflag=fullblock oflag=direct \
-		conv=fsync status=none
-	dmsetup remove x
-	uncache "$dir/image"
-	check "what was written" pattern check 5 0 "$size" < <(tail -c "$size" "$dir/image")
-	dev=$(loop_dev x "$dir/image" 0 unshare)
-	same "mode with unshare" "$(status_field x mode)" mapped
-	dmsetup remove x
+	has_holes "and a clone that is gone"
+
 	rm "$dir/image"
+	truncate -s $((2 * size)) "$dir/image"
+	cp --reflink=always "$dir/image" "$dir/clone"
+	has_holes "nothing else, and a clone"
+
+	rm "$dir"/*
+	written_file "$dir/image" "$size"
+	truncate -s $((2 * size)) "$dir/image"
+	cp --reflink=always "$dir/image" "$dir/clone"
+	cp "$dir/image" "$state/clone"
+	has_holes "and a clone, with unshare" unshare
+	each_is_its_own "$dir/clone"
+	rm "$dir"/*
 }
 
 # There is no space for copies. Who is told so are those whose block needs one.
@@ -431,7 +511,10 @@ unshare
 cloned_when_suspended
 refused_while_filled
 clone_gone
-many_clones
+shared_elsewhere
+cloned_elsewhere
+many_clones file
+many_clones mapped unshare
 small_first
 whole_blocks
 once_cloned
