@@ -475,6 +475,25 @@ event_came()
 
 is_woken() { ! kill -0 "$waiting" 2>/dev/null; }
 
+# workers_wait WHO: a worker of ours waits in the filesystem, or several
+workers_wait()
+{
+	waiting=$(ps -eo pid,stat,comm | awk -v who="$1" '$2 ~ /^D/ && $3 ~ who { print $1 }')
+	[ -n "$waiting" ]
+}
+
+# workers_marked WHO: those that wait are in PF_MEMALLOC_NOIO (0x80000) and PF_LOCAL_THROTTLE
+# (0x100000), by the ninth field of /proc/PID/stat
+workers_marked()
+{
+	local pid flags
+	soon "$1 waits in the filesystem" workers_wait "$1"
+	for pid in $waiting; do
+		flags=$(sed 's/.*) //' "/proc/$pid/stat" | cut -d ' ' -f 7)
+		same "flags of $(<"/proc/$pid/comm")" "$(printf '%x' $((flags & 0x180000)))" 180000
+	done
+}
+
 # soon TEXT COMMAND...: must be true within ten seconds, or what these are in a slow guest.
 soon()
 {

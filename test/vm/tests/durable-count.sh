@@ -58,10 +58,14 @@ flush()
 # As many flushes as there are jobs, at once.
 flush_all()
 {
+	local pid pids=()
 	for _ in 1 2 3 4 5 6; do
 		flush &
+		pids+=($!)
 	done
-	wait
+	for pid in "${pids[@]}"; do
+		wait "$pid"
+	done
 }
 
 # after WHAT COMMAND...: what it has changed must be committed by the next flush; and no other
@@ -180,15 +184,23 @@ joins()
 # The last device goes before anything was flushed, and then the filesystem is shut down.
 teardown()
 {
-	local file=$2/image
+	local file=$2/image fsyncs try
 	note "removed without a flush"
-	truncate -s 8M "$file"
-	fallocate -o 4M -l 4M "$file"
-	sync -f "$2"
-	dmsetup create x --table "$(loop_table "$file")"
 	pattern write 7 0 65536 >"$state/data"
-	xfs_io -d -c "pwrite -q -b 64k -i $state/data 1m 64k" -c "pwrite -q -b 64k -i $state/data 5m 64k" /dev/mapper/x
-	command dmsetup remove x
+	for ((try = 0; try < 5; try++)); do
+		rm -f "$file"
+		truncate -s 8M "$file"
+		fallocate -o 4M -l 4M "$file"
+		sync -f "$2"
+		dmsetup create x --table "$(loop_table "$file")"
+		xfs_io -d -c "pwrite -q -b 64k -i $state/data 1m 64k" -c "pwrite -q -b 64k -i $state/data 5m 64k" \
+			/dev/mapper/x
+		fsyncs=$(status_field x fsyncs)
+		command dmsetup remove x
+		# On xfs a second after the write would have been enough.
+		[ "$fsyncs" != 0 ] || break
+	done
+	same "committed before it is removed" "$fsyncs" 0
 	shut_down "$2"
 	umount "$2"
 	mount -t "$1" "$disk" "$2"

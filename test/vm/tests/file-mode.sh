@@ -129,6 +129,10 @@ by_file()
 	same "the data when it is only read" "$(digest "$dev")" "$was"
 	fails "" dd if=/dev/zero of="$dev" bs=4k count=1 oflag=direct
 	dmsetup remove x
+	dev=$(loop_dev x "$file" "${offset:-0}" no_discard)
+	same "no_discard: limit" "$(cat "$(sysfs "$dev")/queue/discard_max_bytes")" 0
+	fails EOPNOTSUPP blkdiscard "$dev"
+	dmsetup remove x
 	rm "$file"
 }
 
@@ -231,6 +235,23 @@ reads_wait()
 	[ "$(ps -eo stat,comm | grep -c '^D.*kworker.*dm-loop')" -ge "$1" ]
 }
 
+# The same when that begins while the file is in use.
+journalled_later()
+{
+	note "zeroes, after chattr +j: $1"
+	written_file "$1" $((1 << 20))
+	dev=$(loop_dev x "$1" 512)
+	same "mode, direct I/O" "$(status_field x mode) $(status_field x dio)" "file 1"
+	chattr +j "$1"
+	blkdiscard -z -o 64K -l 256K "$dev"
+	check "it is zeroed" cmp -n 256K -i 64K:0 "$dev" /dev/zero
+	sync "$1"
+	filefrag -v "$1" >"$state/extents"
+	same "unwritten extents" "$(grep -c unwritten "$state/extents" || true)" 0
+	dmsetup remove x
+	rm "$1"
+}
+
 # Reads that have to wait for the disk do so side by side, and one that has not waits for none of them.
 side_by_side()
 {
@@ -250,6 +271,7 @@ side_by_side()
 		--ioengine=libaio --iodepth=8 --iodepth_batch=8 --output="$state/fio.log" &
 	reader=$!
 	soon "some wait for the disk" reads_wait 4
+	workers_marked 'kworker.*dm-loop'
 	dd if="$dev" of="$state/read" bs=4k count=16 iflag=direct status=none
 	check "they still do" reads_wait 4
 	check "what was cached is read" cmp "$state/read" "$state/cached"
@@ -325,15 +347,16 @@ dir=$(mkfs_mount f2fs)
 by_file f2fs "$dir/image" "Filesystem cannot be mapped"
 cleanup_devices
 
-dir=$(mkfs_mount -d 4k ext4 -O encrypt)
+# With delayed allocation ext4 does not journal the data of single files.
+dir=$(mkfs_mount -d 4k -o nodelalloc ext4 -O encrypt)
 key=$(pattern write 1 0 64 | xfs_io -c add_enckey "$dir" | sed -n 's/^Added .* identifier \([0-9a-f]*\)$/\1/p')
 mkdir "$dir/secret"
 xfs_io -c "set_encpolicy $key" "$dir/secret"
 by_file ext4 "$dir/secret/image" "File is encrypted"
 offset=512 by_file ext4 "$dir/image" "Offset is not a multiple of the disk's sector size" 1
+journalled_later "$dir/later"
 cleanup_devices
 
-# With delayed allocation ext4 does not journal the data of single files.
 dir=$(mkfs_mount -o nodelalloc ext4 -O inline_data -I 1024)
 mkdir -p "$dir"/{lower,upper,work} /mnt/overlay
 mount -t overlay -o "lowerdir=$dir/lower,upperdir=$dir/upper,workdir=$dir/work" overlay /mnt/overlay

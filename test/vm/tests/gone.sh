@@ -25,16 +25,17 @@ small_fs()
 	mount -o "$opts" "$disk" /mnt/small
 }
 
-# A MiB with data, a MiB with blocks, and holes.
+# image [MODE]: a MiB with data, a MiB with blocks, and holes; for the mode file with a clone.
 image()
 {
-	local file=/mnt/small/image
+	local file=/mnt/small/image mode=${1:-mapped}
 	pattern write 1 0 $((1 << 20)) >"$file"
 	fallocate -o 1M -l 1M "$file"
 	truncate -s 16M "$file"
+	[ "$mode" = mapped ] || cp --reflink=always "$file" /mnt/small/clone
 	sync -f /mnt/small
 	dev=$(loop_dev x "$file")
-	same "mode" "$(status_field x mode)" mapped
+	same "mode" "$(status_field x mode)" "$mode"
 }
 
 # put KEY MIB: 64 KiB from there on
@@ -173,18 +174,20 @@ flush_fails()
 
 is_readonly() { findmnt -n -O ro /mnt/small >/dev/null; }
 
-# By sysrq, though there are writers: nobody asks them.
+# emergency TYPE MODE. By sysrq, though there are writers: nobody asks them.
 emergency()
 {
-	note "made read-only by force: $1"
+	note "made read-only by force: $1, $2"
 	allow 'sysrq: Emergency Remount R/O' 'Emergency Remount complete' 'EXT4-fs .* re-mounted'
 	small_fs "$1"
-	image
+	image "$2"
 	put 1 0
+	wait_event
 	echo u >/proc/sysrq-trigger
 	soon "it is read-only" is_readonly
-	fails "" put 2 0
-	has 1 0
+	fails EIO put 2 0
+	event_came "read-only by force"
+	check "what was written" has 1 0
 	check "it can be suspended" timeout "$patience" dmsetup suspend x
 	mount -o remount,rw /mnt/small
 	dmsetup resume x
@@ -203,8 +206,10 @@ emergency()
 
 after_error
 after_shutdown ext4
-emergency ext4
+emergency ext4 mapped
 after_shutdown xfs
+emergency xfs mapped
+emergency xfs file
 by_file
 flush_fails ext4
 flush_fails xfs
