@@ -547,23 +547,17 @@ static bool wants_fills(const struct dm_loop_file *lf,
 	struct dm_loop_target *one;
 
 	list_for_each_entry(one, &lf->targets, node)
-		if (dm_loop_writable(one) && !one->mapped &&
+		if (dm_loop_writable(one) && !one->mapped && !one->by_file &&
 		    !is_other_table(one, lt))
 			return true;
 	return false;
 }
 
-/* Has a file clones, for xfs, though no block of it is shared any more? */
-static bool has_clone_mark(struct dm_loop_file *lf)
-{
-	return is_xfs(lf->inode) && !dm_loop_can_fill(lf) && !has_shared(lf);
-}
-
 /*
- * xfs_reflink_unshare() of any range takes the mark off, when no page of the
- * file is dirty.  xfs_can_free_cowblocks() asks the state of the inode for that,
- * too, which only who writes an inode back clears.  If it fails the file is as
- * it was.
+ * No block of the file is shared.  xfs_reflink_unshare() of any range takes the
+ * mark off, when no page of it is dirty.  xfs_can_free_cowblocks() asks the state
+ * of the inode for that, too, which only who writes an inode back clears.  If it
+ * fails the file has new times, and no more holes in its first block.
  */
 static int remove_clone_mark(struct dm_loop_file *lf, const char **why)
 {
@@ -663,7 +657,8 @@ static int map_file(struct dm_loop_file *lf, const struct dm_loop_target *lt,
 		r = read_mapping(lf, &lf->extents, why);
 	if (!r && has_shared(lf) && wants_unshare(lf, lt))
 		r = unshare_file(lf, why);
-	if (!r && wants_fills(lf, lt) && has_clone_mark(lf))
+	if (!r && wants_fills(lf, lt) && dm_loop_has_clone_mark(lf) &&
+	    !has_shared(lf))
 		r = remove_clone_mark(lf, why);
 	if (!r)
 		r = check_targets(lf, lt, why);
@@ -842,7 +837,7 @@ static int pin(struct dm_loop_file *lf, struct dm_loop_target *lt,
 		return refuse(why, "File is open for writing elsewhere", r);
 	limit_page_cache(lf);
 	lf->chunk = choose_chunk(lf, lt);
-	lf->aops = lf->file->f_mapping->a_ops;
+	lf->aops = lf->limited->a_ops;
 	lf->failed = 0;
 	/* Where a freeze kept the times from moving the next write does it. */
 	clear_bit(0, &lf->times_stale);
@@ -1665,22 +1660,19 @@ int dm_loop_file_init(void)
 	return dm_loop_release_wq ? 0 : -ENOMEM;
 }
 
-/* For who waits until the module is unloaded. */
+/* For who waits until the module is unloaded: nothing else keeps a file now. */
 static void tell_kept(void)
 {
 	struct dm_loop_file *lf;
 
 	lockdep_assert_held(&dm_loop_files_lock);
 	list_for_each_entry(lf, &dm_loop_files, node) {
-		struct super_block *sb = lf->inode->i_sb;
-
-		if (sb_start_write_trylock(sb)) {
-			sb_end_write(sb);
-			pr_err("leak: file, inode %llu\n", (u64)lf->inode->i_ino);
-		} else {
-			pr_info("inode %llu: its filesystem is frozen\n",
+		if (work_busy(&lf->release.work))
+			pr_info("inode %llu: waits for its filesystem, which may be frozen\n",
 				(u64)lf->inode->i_ino);
-		}
+		else
+			pr_err("leak: file, inode %llu\n",
+			       (u64)lf->inode->i_ino);
 	}
 }
 

@@ -665,7 +665,7 @@ static struct dm_loop_run *make_run(struct dm_loop_file *lf,
  */
 static bool has_same_aops(const struct dm_loop_file *lf)
 {
-	return lf->inode->i_mapping->a_ops == lf->aops;
+	return lf->limited->a_ops == lf->aops;
 }
 
 /* The bio ran into an error in company: see whether it is its own fault. */
@@ -1308,13 +1308,33 @@ bool dm_loop_can_fill(struct dm_loop_file *lf)
 	return lf->fs && lf->fs->supported(lf);
 }
 
+/**
+ * dm_loop_has_clone_mark() - does xfs keep from us where blocks are, because of a clone?
+ * @lf: the backing file, pinned
+ *
+ * -ENXIO is its answer for a file with the reflink flag (xfs_fs_map_blocks()).
+ *
+ * Context: Sleeps; asks the filesystem.
+ */
+bool dm_loop_has_clone_mark(struct dm_loop_file *lf)
+{
+	struct dm_loop_range r;
+
+	return lf->fs && lf->fs->locate == xfs_locate &&
+	       dm_loop_has_block_ops(lf->inode) &&
+	       lf->fs->locate(lf, 0, &r) == -ENXIO;
+}
+
 /* --- giving blocks back ------------------------------------------------- */
 
-static bool has_extents(struct dentry *dentry)
+/* Through overlayfs it would be opened for that: no. */
+static bool has_extents(const struct dm_loop_file *lf)
 {
+	struct dentry *dentry = lf->file->f_path.dentry;
 	struct file_kattr attr = { };
 
-	return !vfs_fileattr_get(dentry, &attr) && (attr.flags & FS_EXTENT_FL);
+	return d_real_inode(dentry) == lf->inode &&
+	       !vfs_fileattr_get(dentry, &attr) && (attr.flags & FS_EXTENT_FL);
 }
 
 /**
@@ -1331,12 +1351,11 @@ static bool has_extents(struct dentry *dentry)
  */
 sector_t dm_loop_file_punch_end(const struct dm_loop_file *lf)
 {
-	struct dentry *dentry = lf->file->f_path.dentry;
-	struct inode *inode = d_real_inode(dentry);
+	struct inode *inode = d_real_inode(lf->file->f_path.dentry);
 	u64 pointers = i_blocksize(inode) / sizeof(__le32);
 
 	if (inode->i_sb->s_magic != EXT4_SUPER_MAGIC ||
-	    (dm_loop_ext4_minds_extents() && has_extents(dentry)))
+	    (dm_loop_ext4_minds_extents() && has_extents(lf)))
 		return MAX_LFS_FILESIZE >> SECTOR_SHIFT;
 	return min_t(u64, (pointers * pointers * pointers) << inode->i_blkbits,
 		     2 * SZ_1T - SZ_16G) >> SECTOR_SHIFT;

@@ -123,8 +123,8 @@ enum dm_loop_failed {
  * @hints_lock: a leaf.  Not @lock, as a bio waits for it.
  * @fs: how this kind of filesystem is filled, or NULL
  * @chunk: sectors allocated at once when a hole is filled
- * @limited: the page cache whose allocations do not wait for I/O, see
- *	limit_page_cache()
+ * @limited: the page cache of the file, below overlayfs too; its allocations do
+ *	not wait for I/O, see limit_page_cache()
  * @gfp: what was taken from it for that, and is given back
  * @aops: what the address space had when it was pinned; chattr +j changes it,
  *	and after that fills would go through the journal
@@ -488,6 +488,7 @@ int dm_loop_sync(struct dm_loop_file *lf);
 void dm_loop_fill_stop(struct dm_loop_file *lf);
 const struct dm_loop_fs *dm_loop_fill_fs(const struct dm_loop_file *lf);
 bool dm_loop_can_fill(struct dm_loop_file *lf);
+bool dm_loop_has_clone_mark(struct dm_loop_file *lf);
 sector_t dm_loop_file_punch_end(const struct dm_loop_file *lf);
 int dm_loop_fill_init(void);
 void dm_loop_fill_exit(void);

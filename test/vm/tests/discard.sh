@@ -375,7 +375,7 @@ far_away()
 	cleanup_devices
 }
 
-# Nor does any the last block that a file without extents can have.
+# And each ext4 keeps the last block that a file without extents can have.
 last_of_all()
 {
 	local file last=$(((12 + 256 + 256 ** 2 + 256 ** 3 - 1) << 10))

@@ -235,18 +235,18 @@ reads_wait()
 	[ "$(ps -eo stat,comm | grep -c '^D.*kworker.*dm-loop')" -ge "$1" ]
 }
 
-# The same when that begins while the file is in use.
+# journalled_later FILE BELOW DIO: the same when that begins while the file is in use
 journalled_later()
 {
 	note "zeroes, after chattr +j: $1"
 	written_file "$1" $((1 << 20))
 	dev=$(loop_dev x "$1" 512)
-	same "mode, direct I/O" "$(status_field x mode) $(status_field x dio)" "file 1"
-	chattr +j "$1"
+	same "mode, direct I/O" "$(status_field x mode) $(status_field x dio)" "file $3"
+	chattr +j "$2"
 	blkdiscard -z -o 64K -l 256K "$dev"
 	check "it is zeroed" cmp -n 256K -i 64K:0 "$dev" /dev/zero
-	sync "$1"
-	filefrag -v "$1" >"$state/extents"
+	sync "$2"
+	filefrag -v "$2" >"$state/extents"
 	same "unwritten extents" "$(grep -c unwritten "$state/extents" || true)" 0
 	dmsetup remove x
 	rm "$1"
@@ -354,7 +354,7 @@ mkdir "$dir/secret"
 xfs_io -c "set_encpolicy $key" "$dir/secret"
 by_file ext4 "$dir/secret/image" "File is encrypted"
 offset=512 by_file ext4 "$dir/image" "Offset is not a multiple of the disk's sector size" 1
-journalled_later "$dir/later"
+journalled_later "$dir/later" "$dir/later" 1
 cleanup_devices
 
 dir=$(mkfs_mount -o nodelalloc ext4 -O inline_data -I 1024)
@@ -362,6 +362,7 @@ mkdir -p "$dir"/{lower,upper,work} /mnt/overlay
 mount -t overlay -o "lowerdir=$dir/lower,upperdir=$dir/upper,workdir=$dir/work" overlay /mnt/overlay
 # It passes on how direct I/O is aligned, but does none.
 by_file overlay /mnt/overlay/image "Filesystem cannot be mapped"
+journalled_later /mnt/overlay/later "$dir/upper/later" 0
 umount /mnt/overlay
 
 touch "$dir/journalled"

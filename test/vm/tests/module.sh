@@ -27,7 +27,7 @@ rmmod dm_loop &
 waits() { grep -q dm_loop "/proc/$1/stack"; }
 soon "it waits in the module" waits $!
 used=$(ticks $!)
-soon "the log says for what" kmsg_has 'dm-loop: inode [0-9]+: its filesystem is frozen' "$mark"
+soon "the log says for what" kmsg_has 'dm-loop: inode [0-9]+: waits for its filesystem' "$mark"
 check "it waits" kill -0 $!
 check "and has not spun" test $(($(ticks $!) - used)) -lt 20
 fsfreeze -u "$dir"
