@@ -80,11 +80,6 @@ on_fs()
 not_waiting()
 {
 	local flags=+32\(%di\):x32 name asked
-	if [ ! -e "$tracing/kprobe_events" ]; then
-		check "only the debug kernel has no probes" test -w /sys/kernel/debug/kmemleak
-		note "how it is asked is not seen"
-		return 0
-	fi
 	for name in read write; do
 		echo "p:context_$name xfs_file_${name}_iter flags=$flags" >>"$tracing/kprobe_events"
 		echo 1 >"$tracing/events/kprobes/context_$name/enable"
@@ -102,25 +97,6 @@ not_waiting()
 	dmsetup remove x
 }
 
-# waits WHO: a worker of ours waits in the filesystem, or more: in $workers, /proc/PID/stat of each
-waits()
-{
-	waiting=$(ps -eo pid,stat,comm | awk -v who="$1" '$2 ~ /^D/ && $3 ~ who { print $1 }')
-	[ -n "$waiting" ]
-}
-
-# marked WHO: those that wait are in PF_MEMALLOC_NOIO (0x80000) and PF_LOCAL_THROTTLE (0x100000),
-# which is the ninth field there
-marked()
-{
-	local pid flags
-	soon "$1 waits in the filesystem" waits "$1"
-	for pid in $waiting; do
-		flags=$(sed 's/.*) //' "/proc/$pid/stat" | cut -d ' ' -f 7)
-		same "flags of $(<"/proc/$pid/comm")" "$(printf '%x' $((flags & 0x180000)))" 180000
-	done
-}
-
 # Who writes what is dirty waits for no dirty pages of others: they may be on our device.
 throttled()
 {
@@ -133,7 +109,7 @@ throttled()
 	dmsetup suspend --noflush --nolockfs host
 	sync "$dev" &
 	pid=$!
-	marked 'kworker.*dm-loop'
+	workers_marked 'kworker.*dm-loop'
 	dmsetup resume host
 	wait "$pid"
 	dmsetup remove x
@@ -149,7 +125,7 @@ throttled()
 	# a part of a block, which has to be read
 	dd if=/dev/zero of="$dev" bs=512 count=1 seek=9000 oflag=direct conv=notrunc status=none &
 	pid=$!
-	marked dm-loop-writer
+	workers_marked dm-loop-writer
 	dmsetup resume host
 	wait "$pid"
 	dmsetup remove x
