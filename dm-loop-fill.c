@@ -1315,6 +1315,7 @@ bool dm_loop_can_fill(struct dm_loop_file *lf)
  * -ENXIO is its answer for a file with the reflink flag (xfs_fs_map_blocks()).
  *
  * Context: Sleeps; asks the filesystem.
+ * Return: true also when the clone is gone and nothing is shared any more.
  */
 bool dm_loop_has_clone_mark(struct dm_loop_file *lf)
 {

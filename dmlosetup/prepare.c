@@ -477,8 +477,9 @@ static int finish(struct prepare *p)
 
 	/*
 	 * xfs keeps a mark on a file that was ever cloned, and does not tell
-	 * its blocks while it is there; this takes the mark off. Without
-	 * leases somebody may have cloned it again; never mind.
+	 * its blocks while it is there; this takes the mark off, unless pages
+	 * have been written just now: then the module does, if it has to fill.
+	 * Without leases somebody may have cloned it again; never mind.
 	 */
 	if (fallocate(p->fd, FALLOC_FL_UNSHARE_RANGE, 0, p->size) &&
 	    errno == ENOSPC)

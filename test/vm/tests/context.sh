@@ -147,7 +147,7 @@ pages_of_file()
 # Who reads the file has locks for which a discard and some writes wait.
 readers()
 {
-	local image=$2/read
+	local image=$2/read loop
 	written_file "$image" $((4 << 20))
 	echo 'stacktrace if COMM == "dd"' >"$pages/trigger"
 	check "memory for the file may wait for I/O" test "$(pages_of_file " && $may_wait")" -gt 0
@@ -158,6 +158,12 @@ readers()
 	check "when it is given back it may" test "$(pages_of_file " && $may_wait")" -gt 0
 	dmsetup resume x
 	dmsetup remove x
+	# It limits the file as we do.
+	loop=$(losetup -r -f --show "$image")
+	dev=$(loop_dev x "$image")
+	losetup -d "$loop"
+	dmsetup remove x
+	check "and when a loop device was there, and went first" test "$(pages_of_file " && $may_wait")" -gt 0
 	echo '!stacktrace if COMM == "dd"' >"$pages/trigger"
 }
 
