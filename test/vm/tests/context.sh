@@ -147,7 +147,7 @@ pages_of_file()
 # Who reads the file has locks for which a discard and some writes wait.
 readers()
 {
-	local image=$2/read loop
+	local image=$2/read loop inode
 	written_file "$image" $((4 << 20))
 	echo 'stacktrace if COMM == "dd"' >"$pages/trigger"
 	check "memory for the file may wait for I/O" test "$(pages_of_file " && $may_wait")" -gt 0
@@ -158,12 +158,14 @@ readers()
 	check "when it is given back it may" test "$(pages_of_file " && $may_wait")" -gt 0
 	dmsetup resume x
 	dmsetup remove x
-	# It limits the file as we do.
+	# It limits the file as we do. The inode must stay, as a new one has no limit.
+	exec {inode}<"$image"
 	loop=$(losetup -r -f --show "$image")
 	dev=$(loop_dev x "$image")
 	losetup -d "$loop"
 	dmsetup remove x
 	check "and when a loop device was there, and went first" test "$(pages_of_file " && $may_wait")" -gt 0
+	exec {inode}<&-
 	echo '!stacktrace if COMM == "dd"' >"$pages/trigger"
 }
 

@@ -311,6 +311,8 @@ frozen_mounted()
 	local dir=$2 image=$2/image mapped written held pid
 	truncate -s 48M "$image"
 	inner_mount ext4 "$(loop_dev disk "$image")"
+	# What it would yet write zeroes to would be mapped no more
+	mount -o remount,noinit_itable "$inner"
 	sync -f "$inner"
 	mapped=$(status_field disk mapped)
 	held=$(status_field disk held)
