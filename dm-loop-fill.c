@@ -26,6 +26,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/stat.h>
 #include <linux/slab.h>
+#include <linux/statfs.h>
 #include <linux/uio.h>
 #include <linux/wait_bit.h>
 
@@ -59,6 +60,10 @@
 
 /* So many bios of file I/O wait before it is tried again without waiting. */
 #define NOWAIT_SKIP 64
+
+/* How high trees of ext4 are at most, and blocks in a cluster as a rule (bigalloc). */
+#define EXT_LEVELS 5
+#define EXT_CLUSTER 16
 
 /* Where blocks were filled is asked for when no more come, a little at a time. */
 #define LOCATE_DELAY (HZ / 10)
@@ -169,11 +174,12 @@ struct dm_loop_helper {
  * @supported: can this inode be filled?
  * @prepare: give a place to the holes in a range of the file (sectors)
  * @locate: say where the block at a sector is, and how far that goes on
+ * @one_by_one: may a run not be written while another one is?
  * @submit: start to write a run; run_done() is called when it is written
  * @written: a range was written and has to be committed
  * @commit: make what was written known to the filesystem, before fsync
  *
- * @prepare, @written and @commit may be NULL.  All may sleep.  The worker calls
+ * @prepare, @one_by_one, @written and @commit may be NULL.  All may sleep.  The worker calls
  * them, for writes with the filesystem kept from freezing; others call
  * @supported and @locate under lf->lock, and @commit under lf->sync_lock.
  */
@@ -183,6 +189,7 @@ struct dm_loop_fs {
 	int (*prepare)(struct dm_loop_file *lf, sector_t start, sector_t end);
 	int (*locate)(struct dm_loop_file *lf, sector_t sector,
 		      struct dm_loop_range *r);
+	bool (*one_by_one)(struct dm_loop_file *lf);
 	void (*submit)(struct dm_loop_run *run);
 	int (*written)(struct dm_loop_file *lf, sector_t start, sector_t end);
 	int (*commit)(struct dm_loop_file *lf);
@@ -713,6 +720,9 @@ static int promote(struct dm_loop_file *lf, const struct dm_loop_range *ext,
 	}
 	/* Before the table: a FUA write may find the blocks there at once. */
 	need_fsync(lf);
+	/* After it, or the flusher could find nothing to do. */
+	if (lf->fs->commit)
+		queue_delayed_work(lf->wq, &lf->flusher, COMMIT_DELAY);
 	if (!has_same_aops(lf))
 		return -EIO;
 	dm_loop_count(lf, DM_LOOP_PROMOTES);
@@ -875,6 +885,7 @@ static void start_runs(struct dm_loop_file *lf, struct dm_loop_round *round,
 		       struct bio **bios, unsigned int n,
 		       struct bio_list *later)
 {
+	bool alone = n > 1 && lf->fs->one_by_one && lf->fs->one_by_one(lf);
 	struct dm_loop_run *run;
 	sector_t floor = 0;
 	unsigned int i = 0;
@@ -903,6 +914,8 @@ static void start_runs(struct dm_loop_file *lf, struct dm_loop_round *round,
 		kthread_associate_blkcg(bio_blkcg_css(run->plan.bios.head));
 		lf->fs->submit(run);
 		kthread_associate_blkcg(NULL);
+		if (alone)
+			break;
 	}
 	while (i < n)
 		bio_list_add(later, bios[i++]);
@@ -955,6 +968,23 @@ static int ext_locate(struct dm_loop_file *lf, sector_t sector,
 	r->state = block ? DM_LOOP_MAPPED : DM_LOOP_HOLE;
 	r->phys = block << shift;
 	return err;
+}
+
+/*
+ * A run whose unwritten extent ext4 cannot split, for want of a block for its
+ * tree, is written all the same: ext4_split_extent_zeroout() of 7.2 makes the
+ * whole extent written, with zeroes around the run.  Another run there would
+ * be done already or on its way, and lost.  Each run may need a block on each
+ * level.  Other files take no more in the meantime than ext4 leaves for its
+ * trees (s_resv_clusters), and what it calls a block may be a cluster of some.
+ */
+static bool ext_one_by_one(struct dm_loop_file *lf)
+{
+	struct kstatfs st;
+
+	return vfs_statfs(&lf->file->f_path, &st) ||
+	       st.f_bfree < clamp_t(u64, st.f_blocks / 64, ROUND * EXT_LEVELS,
+				    ROUND * EXT_LEVELS * EXT_CLUSTER);
 }
 
 static void ext_complete(struct kiocb *iocb, long ret)
@@ -1170,7 +1200,6 @@ static int xfs_written(struct dm_loop_file *lf, sector_t start, sector_t end)
 	spin_lock_irq(&lf->todo_lock);
 	list_add_tail(&p->node, &lf->pending);
 	spin_unlock_irq(&lf->todo_lock);
-	queue_delayed_work(lf->wq, &lf->flusher, COMMIT_DELAY);
 	return 0;
 }
 
@@ -1257,6 +1286,7 @@ static const struct dm_loop_fs filesystems[] = {
 		.name = "ext4",
 		.supported = ext_supported,
 		.locate = ext_locate,
+		.one_by_one = ext_one_by_one,
 		.submit = ext_submit,
 	}, {
 		.name = "ext3",

@@ -281,11 +281,36 @@ readonly_refused()
 	umount /mnt/small
 }
 
+# Of each 64 KiB of a preallocated image 4 are written, and there is no block for what ext4 notes of that.
+no_block_for_tree()
+{
+	local unwritten
+	note "no space for extents"
+	small_fs ext4 -b 1024
+	echo 0 >"/sys/fs/ext4/${disk#/dev/}/reserved_clusters"
+	fallocate -l 40M /mnt/small/image
+	fill_up
+	# What is left by itself, and not later when the page cache is written back
+	dd if=/dev/zero of=/mnt/small/filler4 bs=1k oflag=direct status=none 2>/dev/null || true
+	sync -f /mnt/small
+	same "free blocks" "$(stat -f -c %f /mnt/small)" 0
+	dev=$(loop_dev x /mnt/small/image)
+	check "all that was written is there" fio --name=x --filename="$dev" --size=40M --rw=write:60k --bs=4k \
+		--number_ios=600 --direct=1 --ioengine=libaio --iodepth=64 --iodepth_batch=64 \
+		--verify=crc32c --output="$state/fio.log"
+	unwritten=$(filefrag -v /mnt/small/image | awk '/unwritten/ { n += $6 } END { print n + 0 }')
+	check "and zeroes around some of it" test $((40960 - unwritten)) -gt 2400
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup remove x
+	umount /mnt/small
+}
+
 full ext4
 full xfs
 partly ext2
 partly ext3
 partly ext4
+no_block_for_tree
 by_file
 quota
 quota_of_root
