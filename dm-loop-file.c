@@ -90,16 +90,19 @@ static bool can_map_fs(const struct inode *inode)
 }
 
 /* What no device can be made of, however its I/O is done. */
-static int check_inode(struct dm_loop_target *lt, struct inode *inode,
+static int check_inode(struct dm_loop_target *lt, struct dentry *dentry,
 		       const char **why)
 {
 	struct gendisk *disk = dm_disk(dm_table_get_md(lt->ti->table));
+	struct inode *inode = d_inode(dentry);
+	/* Overlayfs has none; btrfs has several, and names none. */
+	struct block_device *bdev = d_real_inode(dentry)->i_sb->s_bdev;
 
 	if (!S_ISREG(inode->i_mode))
 		return refuse(why, "Not a regular file", -EINVAL);
 	if (!i_size_read(inode))
 		return refuse(why, "File is empty", -EINVAL);
-	if (inode->i_sb->s_bdev && inode->i_sb->s_bdev->bd_disk == disk)
+	if (bdev && bdev->bd_disk == disk)
 		return refuse(why, "File is on this very device", -ELOOP);
 	return 0;
 }
@@ -118,6 +121,9 @@ static int check_mappable(struct file *file, const char **why)
 
 	if (!can_map_fs(inode))
 		return refuse(why, "Filesystem cannot be mapped", -EOPNOTSUPP);
+	/* Ours would have to be zoned as well: all of it must take writes anywhere. */
+	if (bdev_is_zoned(inode->i_sb->s_bdev))
+		return refuse(why, "Disk is zoned", -EOPNOTSUPP);
 	if (IS_DAX(inode))
 		return refuse(why, "File uses DAX", -EOPNOTSUPP);
 	if (IS_ENCRYPTED(inode))
@@ -603,13 +609,13 @@ static int check_writes(struct dm_loop_target *lt, struct dm_loop_file *lf,
 static int check_alignment(const struct dm_loop_target *lt,
 			   const struct dm_loop_file *lf, const char **why)
 {
-	u64 offset = (u64)lt->start << SECTOR_SHIFT;
+	u64 bytes = (lt->start | lt->ti->len) << SECTOR_SHIFT;
 
 	if (lt->by_file)
 		return refuse(why, "Device was loaded for file I/O", -EOPNOTSUPP);
-	if (offset & (bdev_logical_block_size(lf->bdev) - 1))
+	if (bytes & (bdev_logical_block_size(lf->bdev) - 1))
 		return refuse(why,
-			      "Offset is not a multiple of the disk's sector size",
+			      "Offset or length is not a multiple of the disk's sector size",
 			      -EOPNOTSUPP);
 	return 0;
 }
@@ -1289,7 +1295,7 @@ static int lookup_and_attach(struct dm_loop_target *lt, const struct path *path,
 	struct dm_loop_file *lf;
 	int r;
 
-	r = check_inode(lt, inode, why);
+	r = check_inode(lt, path->dentry, why);
 	if (r)
 		return r;
 	lf = get_file_object(inode);

@@ -343,13 +343,36 @@ mkdir -p /mnt/under
 mount /dev/mapper/under /mnt/under
 written_file /mnt/under/image 65536
 fails "ELOOP:loop: File is on this very device" dmsetup load under --table "0 128 loop /mnt/under/image 0"
+mkdir /mnt/under/{upper,work} /mnt/over
+mount -t overlay -o lowerdir=/etc,upperdir=/mnt/under/upper,workdir=/mnt/under/work overlay /mnt/over
+written_file /mnt/over/image 65536
+fails "ELOOP:loop: File is on this very device" dmsetup load under --table "0 128 loop /mnt/over/image 0"
+umount /mnt/over
 umount /mnt/under
 dmsetup remove under
 
 note "sectors of 4096 bytes"
 k4=$(mkfs_mount -d 4k ext4)
 written_file "$k4/image" 65536
-offset=512 by_file "$k4/image" "Offset is not a multiple of the disk's sector size"
+offset=512 by_file "$k4/image" "Offset or length is not a multiple of the disk's sector size"
+sectors=127 by_file "$k4/image" "Offset or length is not a multiple of the disk's sector size"
+
+note "a zoned disk"
+nullb=/sys/kernel/config/nullb/nullb9
+modprobe null_blk nr_devices=0
+mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
+mkdir "$nullb"
+# Zones of 4 MiB, and into all but the last one may be written anywhere.
+for n in memory_backed=1 size=64 zoned=1 zone_size=4 zone_nr_conv=15 power=1; do
+	echo "${n#*=}" >"$nullb/${n%=*}"
+done
+mkfs.ext4 -F -q -b 1024 -E nodiscard /dev/nullb9 50M
+mkdir -p /mnt/zoned
+mount /dev/nullb9 /mnt/zoned
+written_file /mnt/zoned/image 65536
+by_file /mnt/zoned/image "Disk is zoned"
+umount /mnt/zoned
+rmdir "$nullb"
 
 note "xfs with a realtime device"
 dmsetup remove r
