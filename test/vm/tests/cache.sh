@@ -180,7 +180,7 @@ verity()
 
 	note "and while that is written"
 	sync -f /mnt/host
-	host_is 0 "$host_size" delay "$host_disk" 0 0 "$host_disk" 0 $((3000 * ${DMLOOP_TIME_FACTOR:-1}))
+	host_is 0 "$host_size" delay "$host_disk" 0 0 "$host_disk" 0 $((8000 * ${DMLOOP_TIME_FACTOR:-1}))
 	xfs_io -d -c "pwrite -q -S 6 1m 512" "$dev" >"$state/said" 2>&1 &
 	writer=$!
 	soon "it is on its way" writes_in_flight 1

@@ -132,6 +132,8 @@ crash_replay()
 		$2 == "mark" && $3 == "ack" { ack = $4 }
 		begun { last = $1 " " (ack + 0) " " $2 }
 		END { for (i = 0; i < n; i++) print place[i] }')
+	same "promises in the log" "$(replay list "$log" |
+		awk '$2 == "mark" && $3 == "ack" { n = $4 } END { print n + 0 }')" "$(crash last "$state/trace")"
 	n=${#places[@]}
 	note "$n places where the power may be cut"
 	[ "$n" -ge "$count" ] || fail "fewer than $count places"

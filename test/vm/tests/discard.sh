@@ -244,7 +244,7 @@ written_again()
 is_draining()
 {
 	# Processes come and go
-	{ grep -ls synchronize_srcu /proc/[0-9]*/stack || true; } | xargs -r grep -ls dm_loop >/dev/null
+	[ -n "$({ grep -ls synchronize_srcu /proc/[0-9]*/stack || true; } | xargs -r grep -ls dm_loop)" ]
 }
 
 # are_reading N: so many reads of the device are in flight
@@ -300,6 +300,7 @@ next_owner()
 	in_flight
 	blkdiscard -o 0 -l 1M "$dev" &
 	discard=$!
+	soon "the worker waits for it" is_draining
 	grab /mnt/full
 	wait "$pid"
 	check "the discard" wait "$discard"

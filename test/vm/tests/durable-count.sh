@@ -68,6 +68,13 @@ flush_all()
 	done
 }
 
+# The trace has the write as well, as in change_and_flush().
+put_and_flush_all()
+{
+	put 6144
+	flush_all
+}
+
 # after WHAT COMMAND...: what it has changed must be committed by the next flush; and no other
 after()
 {
@@ -149,8 +156,7 @@ durable()
 	check "by its own account" not has fsync
 
 	note "many flushes"
-	put 6144
-	calls flush_all
+	calls put_and_flush_all
 	check "one fill: called once, or twice when it was under way" test "$ours" -ge 1 -a "$ours" -le 2
 	calls flush_all
 	same "no fill: not called" "$ours" 0
@@ -172,10 +178,10 @@ joins()
 		command dmsetup remove y
 		fsyncs=$(status_field x fsyncs)
 		dmsetup create y --table "0 8192 loop $file 4194304 1 mapped"
-		same "committed" "$(status_field x fsyncs)" 1
+		[ "$fsyncs" != 0 ] || same "committed" "$(status_field x fsyncs)" 1
 		dmsetup remove y
 		dmsetup remove x
-		# On xfs it may have been, a second after the write.
+		# On xfs it may have been, a second after the write, or a part of it.
 		[ "$fsyncs" != 0 ] || return 0
 	done
 	fail "it was committed before, each time"

@@ -57,6 +57,8 @@ over_an_end()
 		within+=("$((8 * i + 4)):1:3")
 	done
 	host_fs "$1"
+	# Its journal must not begin to write while the disk waits: the worker would wait for that.
+	[ "$1" != ext4 ] || mount -o remount,commit=300,noinit_itable /mnt/host
 	truncate -s 16M "$file"
 	dev=$(loop_dev x "$file")
 	# What the filesystem has to read for it is in memory then.

@@ -2,6 +2,7 @@
 # shellcheck shell=bash
 # DESCRIPTION: the host can be frozen while FUA writes wait for a commit, which cannot begin while it is
 # TIMEOUT: 240
+# shellcheck disable=SC2154 # state is set in lib.sh
 
 fua()
 {
@@ -10,7 +11,7 @@ fua()
 	dev=$(loop_dev x "$image")
 	random seed $((1 << 30))
 	fio --name=fua --filename="$dev" --rw=randwrite --bs=4k --direct=1 --sync=dsync --ioengine=libaio \
-		--iodepth=8 --numjobs=2 --randseed="$seed" --time_based --runtime=600 >/dev/null 2>&1 &
+		--iodepth=8 --numjobs=2 --randseed="$seed" --time_based --runtime=600 >/dev/null 2>"$state/errors" &
 	pid=$!
 	for ((n = 0; n < 15; n++)); do
 		was=$(status_field x fsyncs)
@@ -22,6 +23,7 @@ fua()
 	done
 	kill -INT "$pid"
 	wait "$pid" || true
+	same "writes that failed" "$(grep -c 'io_u error' "$state/errors" || true)" 0
 	note "$(status_field x fsyncs) commits, $(status_field x held) times held"
 	check "some were held" test "$(status_field x held)" -gt 0
 	dmsetup remove x

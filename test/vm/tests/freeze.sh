@@ -47,7 +47,7 @@ frozen_with_a_write()
 
 freeze()
 {
-	local file=$2/image before held given_up
+	local file=$2/image before held given_up i
 	disk=$(findmnt -no SOURCE "$2")
 	written_file "$file" $((4 << 20))
 	truncate -s 8M "$file"
@@ -57,10 +57,15 @@ freeze()
 	note "reads go on, writes wait"
 	fsfreeze -f "$2"
 	before=$(writes)
+	writers=()
 	put 2 0 &
+	writers+=($!)
 	put 3 1 &
+	writers+=($!)
 	put 4 6 &
+	writers+=($!)
 	xfs_io -d -c "pwrite -q -V 1 -D 3m 4k" "$dev" &
+	writers+=($!)
 	soon "they have come" writes_in_flight 4
 	soon "and are held" held_more 0
 	check "what was there is read" has 1 0
@@ -68,7 +73,9 @@ freeze()
 	timeout 10 sync "$dev" || note "sync waits too"
 	same "sectors written on the disk" "$(writes)" "$before"
 	fsfreeze -u "$2"
-	wait
+	for i in "${writers[@]}"; do
+		wait "$i"
+	done
 	has 2 0
 	has 3 1
 	check "then they are done" has 4 6

@@ -40,7 +40,7 @@ wakes()
 	local name=$1 number pid
 	shift
 	number=$(events "$name")
-	timeout 60 dmsetup wait "$name" "$number" >/dev/null &
+	timeout $((60 * ${DMLOOP_TIME_FACTOR:-1})) dmsetup wait "$name" "$number" >/dev/null &
 	pid=$!
 	"$@"
 	check "dmsetup wait wakes" wait "$pid"

@@ -106,8 +106,8 @@ change_layout()
 {
 	local how=$1 image=$2 before
 	note "$how"
-	before=$(places "$image")
 	suspend disk
+	before=$(places "$image")
 	"$how" "$image"
 	if [ "$(places "$image")" = "$before" ]; then
 		# The filesystem may have had nothing better than the old places

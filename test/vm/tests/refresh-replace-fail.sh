@@ -38,6 +38,17 @@ is_resumed()
 	return 1
 }
 
+is_stopped() { pgrep --runstates tT -x dmlosetup >/dev/null; }
+
+# stopped_copy: a replace to $there/image that stands still when it has copied. It is $copier.
+stopped_copy()
+{
+	strace -qq -o /dev/null -e trace=fchmod -e inject=fchmod:signal=STOP:when=1 \
+		dmlosetup --replace disk "$there/image" 2>"$state/said" &
+	copier=$!
+	soon "it has copied" is_stopped
+}
+
 # in_call NUMBER: sync_file_range is 277 and ftruncate 77 on x86
 in_call()
 {
@@ -50,7 +61,7 @@ in_call()
 
 refused()
 {
-	local here=$1 there=$2 image=$1/image replaced stopped
+	local here=$1 there=$2 image=$1/image replaced stopped copier
 	note "refused, or rolled back"
 	truncate -s 24M "$image"
 	inner_mount ext4 "$(loop_dev disk "$image")" 16M
@@ -74,21 +85,19 @@ refused()
 	check "none is left" test ! -e "$there/image"
 
 	note "another table meanwhile"
-	strace -qq -o /dev/null -e trace=fchmod -e inject=fchmod:delay_enter=$((3000000 * ${DMLOOP_TIME_FACTOR:-1})) \
-		dmlosetup --replace disk "$there/image" 2>"$state/said" &
-	soon "it copies" test -s "$there/image"
+	stopped_copy
 	within dmlosetup -c disk --size 32M
-	! wait $! || fail "it went on"
+	pkill -CONT -x dmlosetup
+	! wait "$copier" || fail "it went on"
 	matches "it says so" "$(<"$state/said")" "it was changed meanwhile"
 	check "none is left" test ! -e "$there/image"
 
 	note "another file at the path of the new one"
-	strace -qq -o /dev/null -e trace=fchmod -e inject=fchmod:delay_enter=$((3000000 * ${DMLOOP_TIME_FACTOR:-1})) \
-		dmlosetup --replace disk "$there/image" 2>"$state/said" &
-	soon "it copies" test -s "$there/image"
+	stopped_copy
 	mv "$there/image" "$there/moved"
 	truncate -s 32M "$there/image"
-	! wait $! || fail "it went on"
+	pkill -CONT -x dmlosetup
+	! wait "$copier" || fail "it went on"
 	matches "it says so" "$(<"$state/said")" "it was changed meanwhile"
 	same "it has the file that it had" "$(table_word 4)" "$image"
 	check "the other is left alone" test -e "$there/image"

@@ -17,10 +17,10 @@ changed()
 	soon "the monitor runs" grep -q "^UDEV" "$state/monitor"
 	within "$@"
 	soon "$text: a change event" grep -qE "^UDEV +\[[0-9.]+\] change .*/$kernel_name " "$state/monitor"
+	udevadm settle
 	kill "$pid"
 	wait "$pid" || true
 	check "$text: no other event" test "$(grep -E "^UDEV +\[" "$state/monitor" | grep -vcE " change .*/$kernel_name ")" = 0
-	udevadm settle
 }
 
 # links: where the links of the filesystem and of the device lead
