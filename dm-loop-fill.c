@@ -179,9 +179,9 @@ struct dm_loop_helper {
  * @written: a range was written and has to be committed
  * @commit: make what was written known to the filesystem, before fsync
  *
- * @prepare, @one_by_one, @written and @commit may be NULL.  All may sleep.  The worker calls
- * them, for writes with the filesystem kept from freezing; others call
- * @supported and @locate under lf->lock, and @commit under lf->sync_lock.
+ * @prepare, @one_by_one, @written and @commit may be NULL.  All may sleep.  The
+ * worker calls them, for writes with the filesystem kept from freezing; others
+ * call @supported and @locate under lf->lock, and @commit under lf->sync_lock.
  */
 struct dm_loop_fs {
 	const char *name;

@@ -482,9 +482,10 @@ once_cloned()
 	rm "$dir"/*
 }
 
-# There is no space for copies. Who is told so are those whose block needs one.
+# more_events NUMBER: x has had more than that
 more_events() { [ "$(dmsetup info -c --noheadings -o events x)" -gt "$1" ]; }
 
+# There is no space for copies. Who is told so are those whose block needs one.
 no_space()
 {
 	local blocks=$((size / 4096)) said events
