@@ -172,7 +172,8 @@ struct dm_loop_helper {
  * struct dm_loop_fs - how a kind of filesystem is filled
  * @name: of the filesystem type
  * @supported: can this inode be filled?
- * @prepare: give a place to the holes in a range of the file (sectors)
+ * @prepare: give a place to a plan whose extent is a hole; it enters the extents
+ *	that it gets into the table, or just one as that of the plan
  * @locate: say where the block at a sector is, and how far that goes on
  * @one_by_one: may a run not be written while another one is?
  * @submit: start to write a run; run_done() is called when it is written
@@ -186,7 +187,7 @@ struct dm_loop_helper {
 struct dm_loop_fs {
 	const char *name;
 	bool (*supported)(struct dm_loop_file *lf);
-	int (*prepare)(struct dm_loop_file *lf, sector_t start, sector_t end);
+	int (*prepare)(struct dm_loop_file *lf, struct dm_loop_plan *plan);
 	int (*locate)(struct dm_loop_file *lf, sector_t sector,
 		      struct dm_loop_range *r);
 	bool (*one_by_one)(struct dm_loop_file *lf);
@@ -512,16 +513,16 @@ static int prepare_place(struct dm_loop_file *lf, struct dm_loop_plan *plan,
 
 	if (plan->dense) {
 		widen_plan(plan, DENSE_SECTORS);
-		r = lf->fs->prepare(lf, plan->start, plan->end);
+		r = lf->fs->prepare(lf, plan);
 	}
 	if (r) {
 		plan->dense = false;
 		plan->start = bio_start(bio);
 		plan->end = bio_end(bio);
 		widen_plan(plan, block_sectors(lf));
-		r = lf->fs->prepare(lf, plan->start, plan->end);
+		r = lf->fs->prepare(lf, plan);
 	}
-	if (!r)
+	if (!r && plan->ext.state == DM_LOOP_HOLE)
 		lookup(lf, bio_start(bio), &plan->ext);
 	return r;
 }
@@ -570,6 +571,11 @@ static int plan_run(struct dm_loop_file *lf, struct dm_loop_plan *plan,
 	    !dm_loop_has_no_data(plan->ext.state)) {
 		bio_list_add(later, bios[0]);
 		return 1;
+	}
+	/* Before the floor there is data soon, even if the table says hole. */
+	if (plan->ext.state == DM_LOOP_HOLE && plan->ext.start < floor) {
+		plan->ext.len -= floor - plan->ext.start;
+		plan->ext.start = floor;
 	}
 	r = begin_plan(lf, plan, bios[0], floor);
 	if (r)
@@ -766,7 +772,7 @@ static int drop_pages(struct dm_loop_file *lf, sector_t start,
 	return -EIO;
 }
 
-/* After an error nobody knows what is left: ask.  0 or a negative errno. */
+/* What was allocated, or is left after an error.  0 or a negative errno. */
 static int relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
 {
 	struct dm_loop_range r;
@@ -856,10 +862,12 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 		end_later(lf, bio, r, done);
 	}
 	/* A part of what could not be written may have got blocks. */
-	if (failed && !lf->fs->prepare && has_same_aops(lf)) {
+	if (failed && has_same_aops(lf)) {
 		write_back(lf, plan->start, plan->end);
 		need_fsync(lf);
-		relocate(lf, plan->start, plan->end);
+		/* Blocks that the table does not know are not given back. */
+		if (relocate(lf, plan->start, plan->end))
+			dm_loop_file_failed(lf);
 	}
 }
 
@@ -1083,41 +1091,56 @@ static int xfs_allocate(struct dm_loop_file *lf, sector_t start, sector_t end)
  * A small write far from all others: more than its own blocks would cost
  * space, and two more extents, for neighbours that may never come.
  */
-static bool is_lone(struct dm_loop_file *lf, const struct dm_loop_range *hole,
-		    sector_t start, sector_t end)
+static bool is_lone(const struct dm_loop_file *lf,
+		    const struct dm_loop_plan *plan)
 {
-	return end - start < DENSE_SECTORS && start != hole->start &&
-	       hole->start <= round_down(start, lf->chunk) &&
-	       hole->start + hole->len >= round_up(end, lf->chunk);
+	const struct dm_loop_range *hole = &plan->ext;
+
+	return plan->end - plan->start < DENSE_SECTORS &&
+	       plan->start != hole->start &&
+	       hole->start <= round_down(plan->start, lf->chunk) &&
+	       hole->start + hole->len >= round_up(plan->end, lf->chunk);
+}
+
+/*
+ * To enter the place into the table before it holds data would cost as much as
+ * to enter it after.  What is in more than one piece has to be entered: the bio
+ * is put off to be cut, and would meet the same hole again.
+ */
+static int prepare_lone(struct dm_loop_file *lf, struct dm_loop_plan *plan)
+{
+	struct dm_loop_range r;
+	int err;
+
+	err = xfs_allocate(lf, plan->start, plan->end) ?:
+	      xfs_locate(lf, plan->start, &r);
+	if (err)
+		return err;
+	if (r.state != DM_LOOP_UNWRITTEN || r.len < plan->end - plan->start)
+		return relocate(lf, plan->start, plan->end);
+	r.len = plan->end - plan->start;
+	plan->ext = r;
+	return 0;
 }
 
 /* Space for a whole chunk, within the hole; if that fails, for the run. */
-static int xfs_prepare(struct dm_loop_file *lf, sector_t start, sector_t end)
+static int xfs_prepare(struct dm_loop_file *lf, struct dm_loop_plan *plan)
 {
-	sector_t from = start, to = end;
-	struct dm_loop_range hole, r;
+	sector_t hole_end = plan->ext.start + plan->ext.len;
+	sector_t start, end;
 	int err;
 
-	if (!lookup(lf, start, &hole))
-		return -EIO;
-	if (!is_lone(lf, &hole, start, end)) {
-		from = max(round_down(start, lf->chunk), hole.start);
-		to = min(round_up(end, lf->chunk), hole.start + hole.len);
+	if (is_lone(lf, plan))
+		return prepare_lone(lf, plan);
+	start = max(round_down(plan->start, lf->chunk), plan->ext.start);
+	end = min(round_up(plan->end, lf->chunk), hole_end);
+	err = xfs_allocate(lf, start, end);
+	if (err && (start < plan->start || end > plan->end)) {
+		start = plan->start;
+		end = plan->end;
+		err = xfs_allocate(lf, start, end);
 	}
-	err = xfs_allocate(lf, from, to);
-	if (err && (from < start || to > end)) {
-		from = start;
-		to = end;
-		err = xfs_allocate(lf, from, to);
-	}
-	for (; !err && from < to; from = r.start + r.len) {
-		err = xfs_locate(lf, from, &r);
-		if (err)
-			break;
-		r.len = min(r.len, to - from);
-		err = set_range(lf, from, from + r.len, r.state, r.phys);
-	}
-	return err;
+	return err ?: relocate(lf, start, end);
 }
 
 static void xfs_end_io(struct bio *bio)

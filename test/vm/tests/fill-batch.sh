@@ -7,7 +7,7 @@
 # shellcheck disable=SC2154 # state is set in lib.sh
 tracing=/sys/kernel/tracing
 
-# Bios that wait together, as the host is frozen: 64 of 4 KiB, in any order.
+# write_together FILE FOLDER OFFSET: bios that wait together, as the host is frozen: 64 of 4 KiB, in any order
 write_together()
 {
 	local pid
@@ -16,7 +16,7 @@ write_together()
 	dev=$(loop_dev x "$1")
 	fsfreeze -f "$2"
 	fio --name=x --filename="$dev" --rw=randwrite --bs=4k --size=256k --direct=1 --ioengine=libaio \
-		--randseed="$seed" --iodepth=64 --iodepth_batch=64 --output="$state/fio.log" &
+		--offset="$3" --randseed="$seed" --iodepth=64 --iodepth_batch=64 --output="$state/fio.log" &
 	pid=$!
 	soon "64 writes wait" writes_in_flight 64
 	trace_begin
@@ -28,14 +28,13 @@ write_together()
 
 batch()
 {
-	local fs=$1 dir=$2 file=$2/image try seed
-	note "neighbours"
-	[ "$fs" != ext4 ] || trace_events dm_loop/dm_loop_fill
+	local dir=$1 offset=$2 file=$1/image try seed
+	note "neighbours at $offset"
 	# If the thaw comes while the worker looks through them, they are two batches.
 	for ((try = 0; try < 4; try++)); do
 		[ "$try" = 0 ] || dmsetup remove x
 		random seed $((1 << 30))
-		write_together "$file" "$dir"
+		write_together "$file" "$dir" "$offset"
 		[ "$(status_field x fills)" -gt 4 ] || break
 	done
 	check "64 neighbours are a few writes" test "$(status_field x fills)" -le 4
@@ -232,7 +231,10 @@ far_apart()
 all()
 {
 	[ "$1" != ext4 ] || far_apart "$2"
-	batch "$@"
+	[ "$1" != ext4 ] || trace_events dm_loop/dm_loop_fill
+	# At the edge of a hole and within it.
+	batch "$2" 0
+	batch "$2" 5m
 	over_an_end "$1"
 	[ "$1" != xfs ] || commits "$2"
 	chunk "$@"

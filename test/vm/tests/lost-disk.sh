@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DESCRIPTION: a flush that the disk fails, for a device that needs no commit or when it is suspended, is a loss like others
+# DESCRIPTION: a flush that the disk fails, for a device that needs no commit or when it is suspended, is a loss like others; a first write that it fails keeps no blocks
 # LONG: not worth three kernels
 # TIMEOUT: 120
 
@@ -46,5 +46,18 @@ while_broken dmsetup suspend x
 check "the kernel log" kmsg_has "cannot sync" "$mark"
 dmsetup resume x
 fails "Input/output error" flush
+dmsetup remove x
+host_gone
+
+note "a first write on xfs"
+host_fs xfs
+truncate -s 64M "$image"
+dev=$(loop_dev x "$image")
+while_broken fails "Input/output error" xfs_io -d -c "pwrite -q 10m 4k" "$dev"
+same "the place that it got, in sectors" "$(status_field x unwritten)" 8
+same "check" "$(dmsetup message x 0 check | cut -d ' ' -f 1)" ok
+check "a discard" blkdiscard -o 10M -l 4k "$dev"
+same "blocks that the file keeps" "$(stat -c %b "$image")" 0
+check "written again" xfs_io -d -c "pwrite -q 10m 4k" -c fsync "$dev"
 dmsetup remove x
 host_gone
