@@ -681,6 +681,44 @@ static bool has_same_aops(const struct dm_loop_file *lf)
 	return lf->limited->a_ops == lf->aops;
 }
 
+static bool has_all_blocks(struct dm_loop_file *lf, sector_t pos, sector_t end)
+{
+	struct dm_loop_range r;
+
+	for (; pos < end; pos = r.start + r.len)
+		if (lf->fs->locate(lf, pos, &r) || r.state != DM_LOOP_MAPPED)
+			return false;
+	return true;
+}
+
+/*
+ * What goes through the page cache after all, as the holes of files without
+ * extents do, is written back by ext4_dio_write_iter(), which forgets an error
+ * of that.  One that came before is not ours.  The fsync of the file is told
+ * of both.  Where no block was found for a page (mpage_map_and_submit_extent())
+ * nobody is.
+ */
+static ssize_t ext_write(struct dm_loop_file *lf, struct kiocb *iocb,
+			 struct iov_iter *iter)
+{
+	errseq_t *wb_err = &lf->inode->i_mapping->wb_err;
+	sector_t start = iocb->ki_pos >> SECTOR_SHIFT;
+	errseq_t since = 0;
+	ssize_t n;
+	int err;
+
+	errseq_check_and_advance(wb_err, &since);
+	n = lf->file->f_op->write_iter(iocb, iter);
+	if (n == -EIOCBQUEUED)
+		return n;
+	err = errseq_check_and_advance(wb_err, &since);
+	if (!err && n > 0 &&
+	    !has_all_blocks(lf, round_down(start, block_sectors(lf)),
+			    start + (n >> SECTOR_SHIFT)))
+		err = -EIO;
+	return err ?: n;
+}
+
 /* The bio ran into an error in company: see whether it is its own fault. */
 static int write_alone(struct dm_loop_file *lf, struct bio *bio)
 {
@@ -696,7 +734,7 @@ static int write_alone(struct dm_loop_file *lf, struct bio *bio)
 	iocb.ki_flags |= IOCB_DIRECT;
 	/* A short write comes before the error that cut it. */
 	while (n > 0 && iov_iter_count(&iter)) {
-		n = lf->file->f_op->write_iter(&iocb, &iter);
+		n = ext_write(lf, &iocb, &iter);
 		/*
 		 * To older kernels each piece of memory must be whole sectors
 		 * of the disk (iov_iter_is_aligned()); the page cache copies.
@@ -789,6 +827,45 @@ static int relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
 	return err;
 }
 
+static int punch_file(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	return lf->file->f_op->fallocate(lf->file, FALLOC_FL_PUNCH_HOLE |
+					 FALLOC_FL_KEEP_SIZE,
+					 start << SECTOR_SHIFT,
+					 (end - start) << SECTOR_SHIFT);
+}
+
+/* Through overlayfs it would be opened for that: no. */
+static bool has_extents(const struct dm_loop_file *lf)
+{
+	struct dentry *dentry = lf->file->f_path.dentry;
+	struct file_kattr attr = { };
+
+	return d_real_inode(dentry) == lf->inode &&
+	       !vfs_fileattr_get(dentry, &attr) && (attr.flags & FS_EXTENT_FL);
+}
+
+/*
+ * The blocks that a failed write got.  Without extents they would show what was
+ * on the disk before, also around a part of one that is written next.
+ */
+static int give_back(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	int r = -EIO;
+
+	start = round_down(start, block_sectors(lf));
+	end = round_up(end, block_sectors(lf));
+	if (lf->fs->prepare || start >= end || !has_same_aops(lf) ||
+	    has_extents(lf))
+		return 0;
+	if (end <= dm_loop_file_punch_end(lf))
+		r = punch_file(lf, start, end);
+	if (r)
+		dm_loop_file_failed(lf);
+	need_fsync(lf);
+	return r;
+}
+
 static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 {
 	struct dm_loop_file *lf = run->lf;
@@ -798,6 +875,26 @@ static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 		return run->error;
 	return write_alone(lf, bio) ?:
 	       write_back(lf, bio_start(bio), bio_end(bio));
+}
+
+/* @alone: what became of each bio of the run */
+static void retry_each(struct dm_loop_run *run, int *alone)
+{
+	struct dm_loop_plan *plan = &run->plan;
+	/* What lies before has the data of a bio. */
+	sector_t pos = plan->start;
+	struct bio *bio;
+	int r;
+
+	r = give_back(run->lf, plan->start, plan->end);
+	bio_list_for_each(bio, &plan->bios) {
+		*alone = r ?: retry_alone(run, bio);
+		if (!*alone++)
+			pos = round_up(bio_end(bio), block_sectors(run->lf));
+		else if (!r)
+			r = give_back(run->lf, max(pos, bio_start(bio)),
+				      bio_end(bio));
+	}
 }
 
 static int promote_alone(struct dm_loop_run *run, struct bio *bio)
@@ -837,7 +934,7 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 {
 	struct dm_loop_plan *plan = &run->plan;
 	struct dm_loop_file *lf = run->lf;
-	unsigned int i = 0, k = 0;
+	unsigned int i = 0;
 	bool failed = false;
 	int alone[ROUND];
 	struct bio *bio;
@@ -853,20 +950,22 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 	 * a block with several bios the page cache writes all for each.
 	 */
 	if (run->error)
-		bio_list_for_each(bio, &plan->bios)
-			alone[i++] = retry_alone(run, bio);
+		retry_each(run, alone);
 	while ((bio = bio_list_pop(&plan->bios))) {
 		if (run->error)
-			r = alone[k++] ?: promote_alone(run, bio);
+			r = alone[i++] ?: promote_alone(run, bio);
 		failed |= r;
 		end_later(lf, bio, r, done);
 	}
-	/* A part of what could not be written may have got blocks. */
+	/*
+	 * A part of what could not be written may have got blocks, and those
+	 * that the table does not know no discard gives back.
+	 */
 	if (failed && has_same_aops(lf)) {
 		write_back(lf, plan->start, plan->end);
 		need_fsync(lf);
-		/* Blocks that the table does not know are not given back. */
-		if (relocate(lf, plan->start, plan->end))
+		if (!test_bit(DM_LOOP_NO_WRITES, &lf->failed) &&
+		    relocate(lf, plan->start, plan->end))
 			dm_loop_file_failed(lf);
 	}
 }
@@ -960,7 +1059,8 @@ static void fill_round(struct dm_loop_file *lf, struct bio_list *fills,
 
 static bool ext_supported(struct dm_loop_file *lf)
 {
-	return lf->file->f_op->write_iter && !lf->swapfile && has_same_aops(lf);
+	return lf->file->f_op->write_iter && lf->file->f_op->fallocate &&
+	       !lf->swapfile && has_same_aops(lf);
 }
 
 static int ext_locate(struct dm_loop_file *lf, sector_t sector,
@@ -1020,7 +1120,7 @@ static void ext_submit(struct dm_loop_run *run)
 	run->iocb.ki_pos = run->plan.start << SECTOR_SHIFT;
 	run->iocb.ki_flags |= IOCB_DIRECT;
 	run->iocb.ki_complete = ext_complete;
-	n = run->lf->file->f_op->write_iter(&run->iocb, &iter);
+	n = ext_write(run->lf, &run->iocb, &iter);
 	if (n != -EIOCBQUEUED)
 		run_done(run, n);
 }
@@ -1381,16 +1481,6 @@ bool dm_loop_has_clone_mark(struct dm_loop_file *lf)
 
 /* --- giving blocks back ------------------------------------------------- */
 
-/* Through overlayfs it would be opened for that: no. */
-static bool has_extents(const struct dm_loop_file *lf)
-{
-	struct dentry *dentry = lf->file->f_path.dentry;
-	struct file_kattr attr = { };
-
-	return d_real_inode(dentry) == lf->inode &&
-	       !vfs_fileattr_get(dentry, &attr) && (attr.flags & FS_EXTENT_FL);
-}
-
 /**
  * dm_loop_file_punch_end() - up to where the filesystem gives back blocks
  * @lf: the backing file
@@ -1464,7 +1554,6 @@ static int commit_pending(struct dm_loop_file *lf)
  */
 static int punch_blocks(struct dm_loop_file *lf, sector_t start, sector_t end)
 {
-	struct file *file = lf->file;
 	int r = 0;
 
 	if (start >= end || !has_blocks(lf, start, end))
@@ -1476,10 +1565,7 @@ static int punch_blocks(struct dm_loop_file *lf, sector_t start, sector_t end)
 	if (!r)
 		r = set_range(lf, start, end, DM_LOOP_HOLE, 0);
 	if (!r) {
-		r = file->f_op->fallocate(file, FALLOC_FL_PUNCH_HOLE |
-					  FALLOC_FL_KEEP_SIZE,
-					  start << SECTOR_SHIFT,
-					  (end - start) << SECTOR_SHIFT);
+		r = punch_file(lf, start, end);
 		if (r)
 			r = relocate(lf, start, end) ?: r;
 		need_fsync(lf);

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# DESCRIPTION: an error of the disk at a first write is that write's, and promotes nothing
-# TIMEOUT: 120
+# DESCRIPTION: an error of the disk at a first write is that write's, and promotes nothing; nor shows it what was on the disk
+# TIMEOUT: 150
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 # What was on the disk before; nobody else writes such bytes.
@@ -73,5 +73,101 @@ failing()
 	host_gone
 }
 
+# bad FROM TO, good FROM TO: sectors in the table of the host
+bad() { table+=("$1 $(($2 - $1)) flakey $host_disk $1 0 60 1 error_writes"); }
+good() { table+=("$1 $(($2 - $1)) linear $host_disk $1"); }
+
+# no_free_writes SECTORS: the host with a disk that fails writes to what is free, and reads it, but for
+# so many sectors at the begin of each block
+no_free_writes()
+{
+	local block from to end=0 table=()
+	block=$(($(stat -f -c %S /mnt/host) / 512))
+	while IFS=- read -r from to; do
+		to=$(((${to:-$from} + 1) * block)) from=$((from * block))
+		good "$end" "$from"
+		for ((; $1 && from < to; from += block)); do
+			good "$from" $((from + $1))
+			bad $((from + $1)) $((from + block))
+		done
+		bad "$from" "$to"
+		end=$to
+	done < <(dumpe2fs /dev/mapper/host 2>/dev/null | sed -n 's/^  Free blocks: //p' |
+		tr ',' '\n' | tr -d ' ' | grep .)
+	check "something is free" test ${#table[@]} -gt 0
+	good "$end" "$host_size"
+	dmsetup suspend --noflush --nolockfs host
+	printf '%s\n' "${table[@]}" | grep -v '^[0-9]* 0 ' | dmsetup load host
+	dmsetup resume host
+}
+
+# used_host TYPE MKFS-OPTIONS...: a small one, whose free blocks have something in them
+used_host()
+{
+	host_disk=$(free_disk)
+	host_size=$((16 * 2048))
+	dmsetup create host --table "0 $host_size linear $host_disk 0"
+	xfs_io -d -c "pwrite -q -S $old -b 4m 0 16m" /dev/mapper/host
+	make_fs "$1" /dev/mapper/host -E nodiscard "${@:2}"
+	mkdir -p /mnt/host
+	mount /dev/mapper/host /mnt/host
+}
+
+# Without extents blocks show what was there before from when they are allocated.
+failing_hole()
+{
+	local type=$1 image=/mnt/host/image dev
+	note "$type, a hole"
+	used_host "$type"
+	truncate -s 64K "$image"
+	sync -f "$image"
+	dev=$(loop_dev x "$image")
+	same "mode" "$(status_field x mode)" mapped
+	no_free_writes 0
+	fails "Input/output error" xfs_io -d -c "pwrite -q -S 1 8k 4k" "$dev"
+	fails "Input/output error" xfs_io -d -c "pwrite -q -S 1 17k 1k" "$dev"
+	fails "Input/output error" xfs_io -d -c "pwrite -q -S 1 24k 16k" "$dev"
+	same "nothing is promoted" "$(status_field x promotes)" 0
+	host_is "0 $host_size linear $host_disk 0"
+	check "what failed is zeroes" only '\0' dd if="$dev" iflag=direct bs=64k status=none
+	# It keeps one for the places of others, or what is unwritten.
+	[ "$type" = ext4 ] || check "no blocks are left" test "$(stat -c %b "$image")" -le 2
+	# The file had the error too: as far as its flushes can tell something was lost.
+	[ "$type" = ext4 ] || allow "cannot verify .*: ${errno_text[EIO]}"
+	dmsetup remove x
+	dev=$(loop_dev x "$image")
+	check "it is zeroes later" only '\0' dd if="$dev" iflag=direct bs=64k status=none
+	check "and is written the next time" xfs_io -d -c "pwrite -q -S 3 8k 4k" -c fsync "$dev"
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup remove x
+	check "the file has that" only '\0\3' cat "$image"
+	host_gone
+}
+
 failing ext4
 failing xfs
+allow 'EXT4-fs warning .*I/O error' 'Buffer I/O error'
+
+# Only the zeroes around what is written: to write it by itself would bring up the rest of the block.
+failing_zeroes()
+{
+	local image=/mnt/host/image dev
+	note "the rest of a block"
+	used_host ext3 -b 4096
+	truncate -s 64K "$image"
+	sync -f "$image"
+	dev=$(loop_dev x "$image")
+	no_free_writes 2
+	fails "Input/output error" xfs_io -d -c "pwrite -q -S 1 16k 1k" "$dev"
+	same "nothing is promoted" "$(status_field x promotes)" 0
+	host_is "0 $host_size linear $host_disk 0"
+	check "what failed is zeroes" only '\0' dd if="$dev" iflag=direct bs=64k status=none
+	dmsetup remove x
+	check "in the file too" only '\0' cat "$image"
+	host_gone
+}
+
+failing_hole ext2
+failing_hole ext3
+failing_hole ext4
+failing_zeroes
