@@ -48,8 +48,21 @@ thin_log()
 	}' >"/tmp/$1"
 }
 
-# first CASE WHO ROUND: into an image that nobody has written.
+# first CASE WHO ROUND: into an image that nobody has written. Of so few writes as one in 1 MiB
+# the log of xfs may take a tenth of the time or nothing: three images a round.
 first()
+{
+	local i
+	if [[ "$1" != *thin1m ]]; then
+		first_once "$@"
+		return
+	fi
+	for i in 2 1 0; do
+		first_once "$1" "$2" $((3 * $3 - i))
+	done
+}
+
+first_once()
 {
 	local case=$1 who=$2 alloc size=$image_size before touches=0
 	read -r _ alloc work <<<"$case"
@@ -69,7 +82,7 @@ first()
 	job "$work"
 	before=$(stat -c %b "$image")
 	measure "$case" "$who" "$3" "$dev" "${options[@]}"
-	if [ "$who" = dm-loop ] && [ $size = 2048 ] && [ "$3" = "$rounds" ]; then
+	if [ "$who" = dm-loop ] && [ $size = 2048 ] && [ "$3" = $((3 * rounds)) ]; then
 		emit space "$case" "$3" $((($(stat -c %b "$image") - before) * 512)) $touches $chunk
 	fi
 	drop_image
