@@ -681,12 +681,24 @@ static bool has_same_aops(const struct dm_loop_file *lf)
 	return lf->limited->a_ops == lf->aops;
 }
 
-static bool has_all_blocks(struct dm_loop_file *lf, sector_t pos, sector_t end)
+/* Through overlayfs it would be opened for that: no. */
+static bool has_extents(const struct dm_loop_file *lf)
+{
+	struct dentry *dentry = lf->file->f_path.dentry;
+	struct file_kattr attr = { };
+
+	return d_real_inode(dentry) == lf->inode &&
+	       !vfs_fileattr_get(dentry, &attr) && (attr.flags & FS_EXTENT_FL);
+}
+
+/* Is each block from @pos on what @state says? */
+static bool all_are(struct dm_loop_file *lf, sector_t pos, sector_t end,
+		    enum dm_loop_state state)
 {
 	struct dm_loop_range r;
 
 	for (; pos < end; pos = r.start + r.len)
-		if (lf->fs->locate(lf, pos, &r) || r.state != DM_LOOP_MAPPED)
+		if (lf->fs->locate(lf, pos, &r) || r.state != state)
 			return false;
 	return true;
 }
@@ -705,18 +717,17 @@ static ssize_t ext_write(struct dm_loop_file *lf, struct kiocb *iocb,
 	sector_t start = iocb->ki_pos >> SECTOR_SHIFT;
 	errseq_t since = 0;
 	ssize_t n;
-	int err;
 
 	errseq_check_and_advance(wb_err, &since);
 	n = lf->file->f_op->write_iter(iocb, iter);
 	if (n == -EIOCBQUEUED)
 		return n;
-	err = errseq_check_and_advance(wb_err, &since);
-	if (!err && n > 0 &&
-	    !has_all_blocks(lf, round_down(start, block_sectors(lf)),
-			    start + (n >> SECTOR_SHIFT)))
-		err = -EIO;
-	return err ?: n;
+	/* This may write back what is dirty, so the error comes after. */
+	if (n > 0 && !has_extents(lf) &&
+	    !all_are(lf, round_down(start, block_sectors(lf)),
+		     start + (n >> SECTOR_SHIFT), DM_LOOP_MAPPED))
+		n = -EIO;
+	return errseq_check_and_advance(wb_err, &since) ?: n;
 }
 
 /* The bio ran into an error in company: see whether it is its own fault. */
@@ -737,9 +748,13 @@ static int write_alone(struct dm_loop_file *lf, struct bio *bio)
 		n = ext_write(lf, &iocb, &iter);
 		/*
 		 * To older kernels each piece of memory must be whole sectors
-		 * of the disk (iov_iter_is_aligned()); the page cache copies.
+		 * of the disk (iov_iter_is_aligned()), and a disk may want
+		 * more (bio_split_io_at()); the page cache copies.  All
+		 * again: nobody says how much was written.
 		 */
 		if (n == -EINVAL && (iocb.ki_flags & IOCB_DIRECT)) {
+			bio_to_iter(bio, ITER_SOURCE, &iter);
+			iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
 			iocb.ki_flags &= ~IOCB_DIRECT;
 			n = 1;
 		}
@@ -835,23 +850,13 @@ static int punch_file(struct dm_loop_file *lf, sector_t start, sector_t end)
 					 (end - start) << SECTOR_SHIFT);
 }
 
-/* Through overlayfs it would be opened for that: no. */
-static bool has_extents(const struct dm_loop_file *lf)
-{
-	struct dentry *dentry = lf->file->f_path.dentry;
-	struct file_kattr attr = { };
-
-	return d_real_inode(dentry) == lf->inode &&
-	       !vfs_fileattr_get(dentry, &attr) && (attr.flags & FS_EXTENT_FL);
-}
-
 /*
  * The blocks that a failed write got.  Without extents they would show what was
  * on the disk before, also around a part of one that is written next.
  */
 static int give_back(struct dm_loop_file *lf, sector_t start, sector_t end)
 {
-	int r = -EIO;
+	int r;
 
 	start = round_down(start, block_sectors(lf));
 	end = round_up(end, block_sectors(lf));
@@ -860,6 +865,8 @@ static int give_back(struct dm_loop_file *lf, sector_t start, sector_t end)
 		return 0;
 	if (end <= dm_loop_file_punch_end(lf))
 		r = punch_file(lf, start, end);
+	else
+		r = all_are(lf, start, end, DM_LOOP_HOLE) ? 0 : -EIO;
 	if (r)
 		dm_loop_file_failed(lf);
 	need_fsync(lf);
@@ -883,15 +890,17 @@ static void retry_each(struct dm_loop_run *run, int *alone)
 	struct dm_loop_plan *plan = &run->plan;
 	/* What lies before has the data of a bio. */
 	sector_t pos = plan->start;
+	bool hole = plan->ext.state == DM_LOOP_HOLE;
 	struct bio *bio;
-	int r;
+	int r = 0;
 
-	r = give_back(run->lf, plan->start, plan->end);
+	if (hole)
+		r = give_back(run->lf, plan->start, plan->end);
 	bio_list_for_each(bio, &plan->bios) {
-		*alone = r ?: retry_alone(run, bio);
+		*alone = r ? run->error : retry_alone(run, bio);
 		if (!*alone++)
 			pos = round_up(bio_end(bio), block_sectors(run->lf));
-		else if (!r)
+		else if (hole && !r)
 			r = give_back(run->lf, max(pos, bio_start(bio)),
 				      bio_end(bio));
 	}
@@ -940,17 +949,17 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 	struct bio *bio;
 	int r = 0;
 
-	trace_dm_loop_fill(lf, plan->start, plan->end - plan->start, run->error);
 	if (!run->error)
-		r = write_back(lf, plan->start, plan->end) ?:
-		    promote(lf, &plan->ext, plan->start, plan->end,
-			    plan->dense);
+		run->error = write_back(lf, plan->start, plan->end);
+	trace_dm_loop_fill(lf, plan->start, plan->end - plan->start, run->error);
 	/*
 	 * All before any: where a block is mapped others may write to it, and of
 	 * a block with several bios the page cache writes all for each.
 	 */
 	if (run->error)
 		retry_each(run, alone);
+	else
+		r = promote(lf, &plan->ext, plan->start, plan->end, plan->dense);
 	while ((bio = bio_list_pop(&plan->bios))) {
 		if (run->error)
 			r = alone[i++] ?: promote_alone(run, bio);
@@ -1801,11 +1810,12 @@ static ssize_t rw_cached(struct dm_loop_file *lf, struct kiocb *iocb,
 static int file_rw(struct dm_loop_file *lf, struct bio *bio, bool cached)
 {
 	bool write = op_is_write(bio_op(bio));
+	unsigned int direction = write ? ITER_SOURCE : ITER_DEST;
 	struct iov_iter iter;
 	struct kiocb iocb;
 	ssize_t n;
 
-	bio_to_iter(bio, write ? ITER_SOURCE : ITER_DEST, &iter);
+	bio_to_iter(bio, direction, &iter);
 	init_sync_kiocb(&iocb, lf->file);
 	iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
 	iocb.ki_ioprio = bio->bi_ioprio;
@@ -1824,10 +1834,15 @@ static int file_rw(struct dm_loop_file *lf, struct bio *bio, bool cached)
 		iocb.ki_flags |= IOCB_DIRECT;
 		n = rw_iter(lf, &iocb, &iter);
 		iocb.ki_flags &= ~IOCB_DIRECT;
-		/* Some say only now that they cannot do it direct; for good. */
+		/*
+		 * Some say only now that they cannot do it direct; for good.
+		 * What they have taken from @iter need not be written.
+		 */
 		if (n == -EINVAL) {
 			begin_cached(lf, true);
 			WRITE_ONCE(lf->dio_align, 0);
+			bio_to_iter(bio, direction, &iter);
+			iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
 			n = 1;
 		}
 	} while (n > 0 && iov_iter_count(&iter));
