@@ -172,8 +172,8 @@ struct dm_loop_helper {
  * struct dm_loop_fs - how a kind of filesystem is filled
  * @name: of the filesystem type
  * @supported: can this inode be filled?
- * @prepare: give a place to a plan whose extent is a hole; it enters the extents
- *	that it gets into the table, or just one as that of the plan
+ * @prepare: give a place to a plan whose extent is a hole; what it gets is
+ *	entered into the table, or is one extent, and the plan's from then on
  * @locate: say where the block at a sector is, and how far that goes on
  * @one_by_one: may a run not be written while another one is?
  * @submit: start to write a run; run_done() is called when it is written
@@ -968,7 +968,8 @@ static void end_run(struct dm_loop_run *run, struct bio_list *done)
 	}
 	/*
 	 * A part of what could not be written may have got blocks, and those
-	 * that the table does not know no discard gives back.
+	 * that the table does not know no discard gives back.  Nor may it show
+	 * those that give_back() could not.
 	 */
 	if (failed && has_same_aops(lf)) {
 		write_back(lf, plan->start, plan->end);

@@ -144,10 +144,6 @@ failing_hole()
 	host_gone
 }
 
-failing ext4
-failing xfs
-allow 'EXT4-fs warning .*I/O error' 'Buffer I/O error'
-
 # Only the zeroes around what is written: to write it by itself would bring up the rest of the block.
 failing_zeroes()
 {
@@ -167,6 +163,9 @@ failing_zeroes()
 	host_gone
 }
 
+failing ext4
+failing xfs
+allow 'EXT4-fs warning .*I/O error' 'Buffer I/O error'
 failing_hole ext2
 failing_hole ext3
 failing_hole ext4
