@@ -21,7 +21,7 @@ crash_begin()
 	(yes 'what was on the disk' || true) |
 		dd of=/dev/ram0 bs=1M count=$crash_disk_mib iflag=fullblock oflag=direct status=none
 	case $crash_fs in
-	ext4) make_fs ext4 /dev/ram0 -E nodiscard -J size=4 "$@" ;;
+	ext3 | ext4) make_fs "$crash_fs" /dev/ram0 -E nodiscard -J size=4 "$@" ;;
 	# Smaller than mkfs.xfs likes; quick to copy.
 	xfs) make_fs xfs /dev/ram0 --unsupported -d agcount=2 "$@" ;;
 	esac
@@ -103,7 +103,7 @@ crash_look()
 crash_fsck()
 {
 	case $crash_fs in
-	ext4) e2fsck -fn "$1" ;;
+	ext3 | ext4) e2fsck -fn "$1" ;;
 	xfs) xfs_repair -n "$1" ;;
 	esac >"$state/fsck" 2>&1 || { cat "$state/fsck"; return 1; }
 }
