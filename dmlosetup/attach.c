@@ -393,6 +393,9 @@ static bool is_called(const struct loop_device *d, const char *arg)
 static const char *not_as_asked(const struct options *opts, const struct plan *plan,
 				const struct loop_device *d)
 {
+	char chunk[32];
+
+	snprintf(chunk, sizeof(chunk), "chunk %ju", (uintmax_t)opts->chunk);
 	if (opts->name && !is_called(d, opts->name))
 		return "under another name";
 	if (d->suspended)
@@ -403,6 +406,10 @@ static const char *not_as_asked(const struct options *opts, const struct plan *p
 		return "without --mapped";
 	if (opts->no_discard && !table_option(&d->table, "no_discard"))
 		return "without --no-discard";
+	if (opts->unshare && !table_option(&d->table, "unshare"))
+		return "without --unshare";
+	if (opts->chunk && !table_option(&d->table, chunk))
+		return "without this --chunk";
 	return NULL;
 }
 

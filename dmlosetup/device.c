@@ -11,13 +11,27 @@
 
 #include "dmlosetup.h"
 
+static bool status_file(const struct status_line *status, dev_t *dev,
+			uint64_t *ino)
+{
+	uint64_t major_nr, minor_nr;
+
+	if (!status_pair(status, "ino", ino) ||
+	    !status_pair(status, "major", &major_nr) ||
+	    !status_pair(status, "minor", &minor_nr))
+		return false;
+	*dev = makedev(major_nr, minor_nr);
+	return true;
+}
+
 /*
  * Which file: the kernel's word where its status has one, because a path can
  * be renamed or mounted over after the file was opened.
  */
 static void find_backing(struct loop_device *dev)
 {
-	uint64_t major_nr, minor_nr, ino;
+	dev_t back_dev;
+	uint64_t ino;
 	struct stat st;
 
 	if (!stat(dev->table.path, &st) && S_ISREG(st.st_mode)) {
@@ -26,11 +40,7 @@ static void find_backing(struct loop_device *dev)
 		dev->back_ino = st.st_ino;
 		dev->back_size = st.st_size;
 	}
-	if (dev->has_status && status_pair(&dev->status, "ino", &ino) &&
-	    status_pair(&dev->status, "major", &major_nr) &&
-	    status_pair(&dev->status, "minor", &minor_nr)) {
-		dev_t back_dev = makedev(major_nr, minor_nr);
-
+	if (dev->has_status && status_file(&dev->status, &back_dev, &ino)) {
 		if (dev->back_dev != back_dev || dev->back_ino != ino)
 			dev->back_size = 0;
 		dev->has_backing = true;
@@ -271,6 +281,29 @@ bool device_has_file(const struct loop_device *dev)
 	struct stat st;
 
 	return !stat(dev->table.path, &st) && device_on_file(dev, &st);
+}
+
+/*
+ * Is it this file that the kernel has opened for the table that waits for a
+ * resume? It went by the path, where somebody may have put another one.
+ */
+bool device_loaded_file(const char *name, const struct stat *st)
+{
+	struct status_line status;
+	struct dm_state state;
+	bool is = false;
+	dev_t back_dev;
+	uint64_t ino;
+
+	if (!dm_read_loaded(name, &state) && state.nr_lines == 1 &&
+	    !strcmp(state.lines[0].type, TARGET_NAME) &&
+	    !status_parse(state.lines[0].params, &status)) {
+		is = status_file(&status, &back_dev, &ino) &&
+		     back_dev == st->st_dev && ino == st->st_ino;
+		status_free(&status);
+	}
+	dm_state_free(&state);
+	return is;
 }
 
 /* The node of a device that uses the file, or NULL; the caller frees it. */

@@ -331,17 +331,11 @@ static void lines_fill(struct dm_state *state, struct dm_task *dmt)
 	} while (next);
 }
 
-/* The table (@table) or the status of a device. */
-int dm_read(const char *name, bool table, struct dm_state *state)
+static int read_state(struct dm_task *dmt, struct dm_state *state)
 {
-	struct dm_task *dmt = task_for(table ? DM_DEVICE_TABLE :
-				       DM_DEVICE_STATUS, name);
 	struct dm_info info = { 0 };
 	int err;
 
-	memset(state, 0, sizeof(*state));
-	if (!dmt)
-		return -EINVAL;
 	/* looking must not cost a flush */
 	dm_task_no_flush(dmt);
 	err = run(dmt);
@@ -356,6 +350,35 @@ int dm_read(const char *name, bool table, struct dm_state *state)
 		state->open_count = info.open_count;
 		lines_fill(state, dmt);
 	}
+	return err;
+}
+
+/* The table (@table) or the status of a device. */
+int dm_read(const char *name, bool table, struct dm_state *state)
+{
+	struct dm_task *dmt = task_for(table ? DM_DEVICE_TABLE :
+				       DM_DEVICE_STATUS, name);
+	int err;
+
+	memset(state, 0, sizeof(*state));
+	if (!dmt)
+		return -EINVAL;
+	err = read_state(dmt, state);
+	dm_task_destroy(dmt);
+	return err;
+}
+
+/* The status of the table that was loaded and waits for a resume. */
+int dm_read_loaded(const char *name, struct dm_state *state)
+{
+	struct dm_task *dmt = task_for(DM_DEVICE_STATUS, name);
+	int err = -EINVAL;
+
+	memset(state, 0, sizeof(*state));
+	if (!dmt)
+		return err;
+	if (dm_task_query_inactive_table(dmt))
+		err = read_state(dmt, state);
 	dm_task_destroy(dmt);
 	return err;
 }
@@ -507,14 +530,49 @@ static int remove_task(struct dm_task *dmt, bool deferred)
 	return err;
 }
 
-/* Removes the node too: without a name libdevmapper leaves it behind. */
+static void make_node(const char *name)
+{
+	struct dm_task *dmt = task_for(DM_DEVICE_MKNODES, name);
+
+	if (!dmt)
+		return;
+	run(dmt);
+	dm_task_destroy(dmt);
+	dm_task_update_nodes();
+}
+
+static bool is_there(const char *name)
+{
+	struct dm_task *dmt = task_for(DM_DEVICE_INFO, name);
+	struct dm_info info = { 0 };
+	bool is;
+
+	is = dmt && !run(dmt) && dm_task_get_info(dmt, &info) && info.exists;
+	if (dmt)
+		dm_task_destroy(dmt);
+	return is;
+}
+
+/*
+ * Without a name libdevmapper leaves it behind, and where there is no udev so does
+ * everybody. A new device may have name and number by now: then it was its node.
+ */
+static void remove_node(const struct dm_id *id)
+{
+	if (dm_udev_get_sync_support() || !node_is(id))
+		return;
+	unlink(id->node);
+	if (is_there(id->name))
+		make_node(id->name);
+}
+
 static int remove_uuid(const struct dm_id *id, bool deferred)
 {
 	int err = remove_task(task_for_uuid(DM_DEVICE_REMOVE, id->uuid),
 			      deferred);
 
-	if (!err && node_is(id))
-		unlink(id->node);
+	if (!err)
+		remove_node(id);
 	return err;
 }
 
@@ -555,15 +613,8 @@ int dm_undo_create(const char *uuid)
 /* In a container, or without udev, nobody else makes the node. */
 int dm_ensure_node(const struct dm_id *id)
 {
-	struct dm_task *dmt;
-
 	if (node_is(id))
 		return 0;
-	dmt = task_for(DM_DEVICE_MKNODES, id->name);
-	if (!dmt)
-		return -ENOMEM;
-	run(dmt);
-	dm_task_destroy(dmt);
-	dm_task_update_nodes();
+	make_node(id->name);
 	return node_is(id) ? 0 : -ENOENT;
 }

@@ -171,6 +171,7 @@ int dm_list_names(char ***names, size_t *nr);
 void dm_free_names(char **names, size_t nr);
 int dm_resolve(const char *arg, char **name);
 int dm_read(const char *name, bool table, struct dm_state *state);
+int dm_read_loaded(const char *name, struct dm_state *state);
 void dm_state_free(struct dm_state *state);
 int dm_create(const char *name, const char *uuid, struct dm_id *id);
 int dm_load(const char *name, const struct dm_line *lines, size_t nr,
@@ -253,6 +254,7 @@ int device_list(struct loop_device **devs, size_t *nr);
 void device_free(struct loop_device *devs, size_t nr);
 bool device_on_file(const struct loop_device *dev, const struct stat *st);
 bool device_has_file(const struct loop_device *dev);
+bool device_loaded_file(const char *name, const struct stat *st);
 char *device_using(const struct stat *st);
 
 bool device_one_line(const struct loop_device *devs, size_t nr);

@@ -56,10 +56,30 @@ static uint64_t ext_size(const unsigned char *sb)
 	return saturate(blocks, shift > 6 ? UINT64_MAX : 1024ULL << shift);
 }
 
-/* Returns false when @head is not known. */
+/* A partition table in it: the boot sector that an ext4 has room for names none. */
+static bool has_partitions(const unsigned char *head)
+{
+	const unsigned char *entry;
+
+	if (little(head + 510, 2) != 0xaa55)
+		return false;
+	for (entry = head + 446; entry < head + 510; entry += 16) {
+		if (!(entry[0] & 0x7f) && entry[4] && little(entry + 8, 4) &&
+		    little(entry + 12, 4))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Returns false when @head is not known. Who made partitions may have left the
+ * superblock of a filesystem that was there before.
+ */
 static bool superblock(const unsigned char *head, uint64_t *size,
 		       const char **what)
 {
+	if (has_partitions(head))
+		return false;
 	if (little(head + 1024 + 0x38, 2) == 0xef53) {
 		*what = "ext4";
 		*size = ext_size(head + 1024);

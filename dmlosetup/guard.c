@@ -11,6 +11,7 @@
  * is opened for writing until a 'c' or the undo. A 'c' says, too, that the parent
  * resumes the device, for as long as that takes: to kill it then would help nobody.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -30,7 +31,6 @@
 #define KEEP_MS		60000
 /* A parent that is killed may still wait for a disk. */
 #define DIE_MS		5000
-#define MAX_FD		256
 
 static char *cmdline;
 static size_t cmdline_len;
@@ -71,15 +71,20 @@ static void close_output(void)
  */
 static void close_files(void)
 {
+	DIR *dir = opendir("/proc/self/fd");
+	struct dirent *entry;
 	struct stat st;
 	int fd;
 
 	/* those that are locked are open for reading */
-	for (fd = 3; fd < MAX_FD; fd++) {
-		if (!fstat(fd, &st) && S_ISREG(st.st_mode) &&
+	while (dir && (entry = readdir(dir))) {
+		fd = atoi(entry->d_name);
+		if (fd > 2 && !fstat(fd, &st) && S_ISREG(st.st_mode) &&
 		    (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY)
 			close(fd);
 	}
+	if (dir)
+		closedir(dir);
 }
 
 /* The next byte of the parent; 0 when it is gone, -1 when the time is over. */
@@ -269,30 +274,45 @@ void guard_resume(const struct guard *g)
 
 static sigset_t held, before;
 static unsigned int holds;
+static const int endings[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
+
+/* One that is ignored, as under nohup, would be pending all the same if it were blocked. */
+static void hold(int sig)
+{
+	struct sigaction old;
+
+	if (sigaction(sig, NULL, &old) || old.sa_handler != SIG_IGN)
+		sigaddset(&held, sig);
+}
 
 /* What ends or stops us waits until signals_release(). May be nested. */
 void signals_hold(void)
 {
+	size_t i;
+
 	if (holds++)
 		return;
 	sigemptyset(&held);
-	sigaddset(&held, SIGINT);
-	sigaddset(&held, SIGTERM);
-	sigaddset(&held, SIGHUP);
-	sigaddset(&held, SIGQUIT);
+	for (i = 0; i < ARRAY_SIZE(endings); i++)
+		hold(endings[i]);
 	/* a device that is suspended must not stay so until fg */
-	sigaddset(&held, SIGTSTP);
-	sigaddset(&held, SIGTTOU);
+	hold(SIGTSTP);
+	hold(SIGTTOU);
 	sigprocmask(SIG_BLOCK, &held, &before);
 }
 
 bool signals_pending(void)
 {
 	sigset_t pending;
+	bool is = false;
+	size_t i;
 
-	return !sigpending(&pending) &&
-	       (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) ||
-		sigismember(&pending, SIGHUP) || sigismember(&pending, SIGQUIT));
+	if (sigpending(&pending))
+		return false;
+	for (i = 0; i < ARRAY_SIZE(endings); i++)
+		is |= sigismember(&held, endings[i]) &&
+		      sigismember(&pending, endings[i]);
+	return is;
 }
 
 /* What came while it was blocked came too late to stop anything. */

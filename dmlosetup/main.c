@@ -379,6 +379,8 @@ static int check_combination(const struct options *opts,
 	if (opts->deferred && opts->action != ACT_DETACH &&
 	    opts->action != ACT_DETACH_ALL)
 		return wrong("--deferred goes with --detach and --detach-all only");
+	if (seen->all && opts->action == ACT_VERIFY && *opts->devices)
+		return wrong("--verify takes --all or devices, not both");
 	if (seen->attach_option && !attach)
 		return wrong("options for attaching need a file to attach");
 	if (opts->has_offset && !attach && !seen->associated)

@@ -78,7 +78,9 @@ static int open_existing(struct prepare *p)
 	if (p->fd >= 0)
 		return 0;
 	err = -errno;
-	return err == -ETXTBSY ? complain_in_use(p, &st) : err;
+	/* EWOULDBLOCK: another --prepare has a lease on it */
+	return err == -ETXTBSY || err == -EWOULDBLOCK ?
+	       complain_in_use(p, &st) : err;
 }
 
 static int open_file(const struct options *opts, struct prepare *p)
@@ -408,7 +410,8 @@ static int check_space(const struct prepare *p)
 	struct statvfs fs;
 	uint64_t avail;
 
-	if (fstatvfs(p->fd, &fs))
+	/* there are filesystems without a size */
+	if (fstatvfs(p->fd, &fs) || !fs.f_blocks)
 		return 0;
 	avail = (geteuid() ? fs.f_bavail : fs.f_bfree) * fs.f_frsize;
 	if (need <= avail)

@@ -150,8 +150,8 @@ static int finish(struct replace *r, const struct hold *h)
 	params = new_params(r);
 	err = hold_load_params(h, params);
 	free(params);
-	/* it goes by the path, where another file may be by now */
-	if (!err && !is_at(r->path, &r->new))
+	/* a resume takes no other file than the load */
+	if (!err && !device_loaded_file(r->dev->id.name, &r->new))
 		err = -ESTALE;
 	return err;
 }

@@ -64,7 +64,8 @@ int parse_size(const char *text, uint64_t *value)
 		base = 16;
 		s += 2;
 	}
-	if (digit(*s, base) < 0)
+	/* what losetup takes for octal: not what most people mean, so neither is done */
+	if (digit(*s, base) < 0 || (base == 10 && *s == '0' && digit(s[1], 10) >= 0))
 		return -EINVAL;
 	for (; (d = digit(*s, base)) >= 0; s++) {
 		whole = whole * base + d;

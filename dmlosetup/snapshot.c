@@ -151,6 +151,8 @@ static int write_clone(const struct loop_device *dev, const char *file,
 		complain_errno(err, "cannot write the snapshot %s", shown(file));
 		return TOLD;
 	}
+	/* too late to stop it */
+	signals_forget();
 	printf("%s: %s of %s, which was suspended for %.1f ms\n", shown(file),
 	       copied ? "copy" : "clone", shown(dev->id.node), h.seconds * 1000);
 	flush_report();

@@ -145,18 +145,19 @@ void table_free(struct table_line *line)
 	memset(line, 0, sizeof(*line));
 }
 
-/* Whether the option, or its value, is among the words. */
+/* Whether the option, with its value if it has one, is among the words. */
 bool table_option(const struct table_line *line, const char *option)
 {
+	size_t len = strlen(option);
 	const char *s = line->options;
-	bool set = false;
-	char *word;
 
-	while (!set && (word = next_word(&s))) {
-		set = !strcmp(word, option);
-		free(word);
+	while ((s = strstr(s, option))) {
+		if ((s == line->options || s[-1] == ' ') &&
+		    (!s[len] || s[len] == ' '))
+			return true;
+		s++;
 	}
-	return set;
+	return false;
 }
 
 static int copy_word(const char **s, char *dst, size_t size)

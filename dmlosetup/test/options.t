@@ -33,9 +33,11 @@ fails "an unknown option" "unrecognized option '--unknown'" --unknown
 fails "an unknown letter" "invalid option -- 'Q'" -Q
 fails "-b is not offered" "invalid option -- 'b'" -b 4096 -f file
 fails "a size without a number" "not a size" --offset K -f file
+fails "a number that losetup takes for octal" "not a size" -o 0512 -f file
 fails "a negative size" "not a size" --sizelimit -1 -f file
 fails "a size that overflows" "too large" -o 16E -f file
 fails "-f with two files" "one file" -f file file
+fails "--verify of all and of one" "not both" --verify -a loop0
 fails "-d without a name" "name of a device is missing" -d
 fails "-D with a name" "takes no name" -D loop0
 fails "-d and -D" "do not go together" -d -D

@@ -113,7 +113,8 @@ truncate -s 300M killed
 sum=$(sha256sum <killed)
 good=true
 for delay in 0.02 0.1 0.3; do
-	"$dmlosetup" --prepare killed 2>/dev/null &
+	# in the background it would ignore that one
+	env --default-signal=INT "$dmlosetup" --prepare killed 2>/dev/null &
 	sleep "$delay"
 	kill -INT $! 2>/dev/null
 	wait $!
@@ -127,6 +128,15 @@ done
 ok "interrupted and killed, it keeps its data" "$good"
 run "$dmlosetup" --prepare killed
 ok "goes on" test "$status" = 0
+
+# as under nohup
+make_sparse ignores
+truncate -s 300M ignores
+(trap '' HUP; exec "$dmlosetup" --prepare ignores) 2>/dev/null &
+sleep 0.1
+kill -HUP $!
+ok "a signal that is ignored does not stop it" wait $!
+rm ignores
 ok "is fully written" written killed
 ok "reads as before" same_content killed "$sum"
 

@@ -41,6 +41,8 @@ attach()
 	same "--nooverlap reuses it" "$(dmlosetup -L -f --show link)" "$node"
 	fails "without --mapped" dmlosetup -L --mapped -f link
 	fails "without --no-discard" dmlosetup -L --no-discard -f link
+	fails "without --unshare" dmlosetup -L --unshare -f link
+	fails "without this --chunk" dmlosetup -L --chunk 64K -f link
 	fails "under another name: $node" dmlosetup -L other link
 	same "the same name" "$(dmlosetup -L --show "$node" link)" "$node"
 	dmsetup suspend loop0

@@ -63,6 +63,19 @@ matches "as its device is gone" "$(<"$state/said")" "a: it is gone already"
 check "the other one stays" dmlosetup a
 dmlosetup -d a
 
+# Before the node goes a new device gets its name and its number.
+dmlosetup a image
+strace -qq -o "$state/calls" -e trace=unlink -e inject=unlink:delay_enter=$((8000000 * ${DMLOOP_TIME_FACTOR:-1})) \
+	dmlosetup -d a &
+pid=$!
+soon "the old one is gone" no_device
+dmlosetup a other
+check "it was waiting with the node" kill -0 $pid
+wait $pid
+check "the new one has its node" test -b /dev/mapper/a
+dmlosetup -d a
+check "no node is left" test ! -e /dev/mapper/a
+
 # also those that dmsetup made, and those that are suspended
 loop_dev hand "$dir/other" >/dev/null
 dmlosetup -d hand

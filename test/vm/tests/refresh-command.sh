@@ -167,6 +167,23 @@ access()
 	rm -r moved masked folder
 }
 
+# The guard must not keep what the kernel is to take.
+many_files()
+{
+	local fd
+	note "who calls it has many files open"
+	dmlosetup disk image
+	(
+		for ((fd = 10; fd < 300; fd++)); do
+			eval "exec $fd</dev/null"
+		done
+		dmlosetup --replace disk moved >/dev/null
+	)
+	same "the device has it" "$(dmsetup table disk | cut -d' ' -f4)" "$PWD/moved"
+	dmlosetup -D
+	rm moved
+}
+
 # done_all_the_same COMMAND...: what was done stays when it cannot be told
 done_all_the_same()
 {
@@ -201,6 +218,14 @@ opened()
 	exec 7</dev/mapper/disk
 	fails "something has it open" dmlosetup -c disk --size 20M --shrink 7<&-
 	exec 7<&-
+	# One partition from 1 MiB on, and behind the table what was there before.
+	mkfs.ext4 -q /dev/mapper/disk 16M
+	printf '\0\0\0\0\203\0\0\0\0\10\0\0\0\10\0\0' | dd of=/dev/mapper/disk bs=1 seek=446 conv=fsync status=none
+	printf '\125\252' | dd of=/dev/mapper/disk bs=1 seek=510 conv=fsync status=none
+	exec 7</dev/mapper/disk
+	fails "something has it open" dmlosetup -c disk --size 20M --shrink 7<&-
+	exec 7<&-
+	wipefs -q -a /dev/mapper/disk
 	case $1 in
 	ext4) mkfs.ext4 -q /dev/mapper/disk 16M ;;
 	xfs) mkfs.xfs -q -f -K --unsupported -d size=16m /dev/mapper/disk ;;
@@ -384,6 +409,7 @@ change()
 	hidden
 	opened "$fs"
 	access
+	many_files
 	not_told
 	[ "$fs" = xfs ] || no_room_for_copy
 	btrfs_above

@@ -104,6 +104,27 @@ refused()
 	rm "$there/image" "$there/moved"
 	writer_goes_on
 
+	note "another file at that path while its table is loaded, and no longer"
+	strace -qq -o "$state/calls" -e trace=fchmod,ioctl -e inject=fchmod:signal=STOP:when=1 \
+		-e inject=ioctl:delay_exit=1000000 dmlosetup --replace disk "$there/image" 2>"$state/said" &
+	copier=$!
+	until grep -qs 'stopped by SIGSTOP' "$state/calls"; do
+		kill -0 "$copier"
+		sleep 0.1
+	done
+	mv "$there/image" "$there/moved"
+	truncate -s 32M "$there/image"
+	pkill -CONT -x dmlosetup
+	while [ "$(dmsetup info -c --noheadings -o tables_loaded disk)" = Live ]; do
+		kill -0 "$copier"
+	done
+	mv "$there/moved" "$there/image"
+	! wait "$copier" || fail "it went on"
+	matches "it says so" "$(<"$state/said")" "it was changed meanwhile"
+	same "it has the file that it had" "$(table_word 4)" "$image"
+	check "none is left" test ! -e "$there/image"
+	writer_goes_on
+
 	note "what was copied does not come to the disk"
 	fails EIO strace -qq -o /dev/null -e trace=sync_file_range -e inject=sync_file_range:error=EIO:when=1 \
 		dmlosetup --replace disk "$there/image"
