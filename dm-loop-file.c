@@ -454,18 +454,12 @@ static bool is_without_journal(struct super_block *sb)
 	return !has;
 }
 
-/**
- * dm_loop_file_sync() - vfs_fsync(), which leaves out nothing
- * @file: of the backing file
- * @datasync: its times may wait
- *
- * Without a journal the ext4 of 6.1 takes an inode for clean of which only the
- * blocks have changed (ext4_fsync_nojournal()), so it is written in any case.
- *
- * Context: Sleeps; under memalloc_noio_save().
- * Return: 0 or a negative errno.
+/*
+ * vfs_fsync(), which leaves out nothing: without a journal the ext4 of 6.1
+ * takes an inode for clean of which only the blocks have changed
+ * (ext4_fsync_nojournal()), so it is written in any case.
  */
-int dm_loop_file_sync(struct file *file, int datasync)
+static int sync_file(struct file *file, int datasync)
 {
 	struct inode *inode = d_real_inode(file->f_path.dentry);
 	struct writeback_control wbc = { .sync_mode = WB_SYNC_ALL };
@@ -478,6 +472,28 @@ int dm_loop_file_sync(struct file *file, int datasync)
 	       blkdev_issue_flush(inode->i_sb->s_bdev);
 }
 
+/**
+ * dm_loop_file_commit() - commit what was written to the file
+ * @lf: the backing file, pinned
+ * @datasync: its times may wait
+ *
+ * What NFS could not write back it tells to the next write that comes, and not
+ * to an fsync any more (nfs_file_write()), so file mode looks for itself.
+ *
+ * Context: Sleeps; under memalloc_noio_save(), one at a time.
+ * Return: 0 or a negative errno.
+ */
+int dm_loop_file_commit(struct dm_loop_file *lf, int datasync)
+{
+	int r = sync_file(lf->file, datasync), err;
+
+	if (lf->mode != DM_LOOP_MODE_FILE)
+		return r;
+	err = errseq_check_and_advance(&lf->file->f_mapping->wb_err,
+				       &lf->wb_err);
+	return r ?: err;
+}
+
 /* Nothing may be cached, and nothing we map may be in an open transaction. */
 static int settle(struct dm_loop_file *lf, const char **why)
 {
@@ -486,7 +502,7 @@ static int settle(struct dm_loop_file *lf, const char **why)
 	r = invalidate_inode_pages2(lf->file->f_mapping);
 	if (r)
 		return refuse(why, "Cannot drop the file from the page cache", r);
-	r = dm_loop_file_sync(lf->file, 0);
+	r = sync_file(lf->file, 0);
 	if (r)
 		return refuse(why, "Cannot sync the file", r);
 	return 0;
@@ -802,6 +818,7 @@ static int use_file_io(struct dm_loop_file *lf, const char **why)
 		return refuse(why, "Filesystem has no file I/O for the kernel",
 			      -EOPNOTSUPP);
 	find_dio_align(lf);
+	lf->wb_err = file->f_wb_err;
 	/* The first flush also commits what others have written before. */
 	if (file->f_mode & FMODE_WRITE)
 		atomic64_inc(&lf->dirtied);
@@ -884,7 +901,7 @@ static void unpin(struct dm_loop_file *lf)
 	if (test_bit(0, &lf->times_stale))
 		touch(lf);
 	dm_loop_fill_stop(lf);
-	if (wrote && dm_loop_lost_data(vfs_fsync(lf->file, 0))) {
+	if (wrote && dm_loop_lost_data(dm_loop_file_commit(lf, 0))) {
 		pr_err("inode %llu: cannot sync\n", (u64)lf->inode->i_ino);
 		dm_loop_file_lost(lf);
 	}
@@ -1281,7 +1298,6 @@ static int attach(struct dm_loop_target *lt, struct dm_loop_file *lf,
 	r = pin_for(lt, lf, why);
 	if (r) {
 		list_del(&lt->node);
-		release_idle(lf);
 		return r;
 	}
 	lt->by_file = lf->mode == DM_LOOP_MODE_FILE;
@@ -1361,6 +1377,17 @@ out:
 	return r;
 }
 
+/* Called with lf->lock: does a table wait for a resume that counts on the pin? */
+static bool is_loaded(const struct dm_loop_file *lf)
+{
+	const struct dm_loop_target *lt;
+
+	list_for_each_entry(lt, &lf->targets, node)
+		if (!dm_suspended(lt->ti))
+			return true;
+	return false;
+}
+
 /**
  * dm_loop_file_detach() - the last of a target
  * @lt: attached, not active
@@ -1380,7 +1407,8 @@ void dm_loop_file_detach(struct dm_loop_target *lt)
 	mutex_lock(&lf->lock);
 	list_del(&lt->node);
 	/* It may have been the one that was loaded beside others, suspended. */
-	release_idle(lf);
+	if (!is_loaded(lf))
+		release_idle(lf);
 	mutex_unlock(&lf->lock);
 	put_file_object(lf);
 }

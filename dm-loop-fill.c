@@ -697,9 +697,11 @@ static bool all_are(struct dm_loop_file *lf, sector_t pos, sector_t end,
 {
 	struct dm_loop_range r;
 
-	for (; pos < end; pos = r.start + r.len)
+	for (; pos < end; pos = r.start + r.len) {
 		if (lf->fs->locate(lf, pos, &r) || r.state != state)
 			return false;
+		cond_resched();
+	}
 	return true;
 }
 
@@ -838,6 +840,7 @@ static int relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
 		r.len = min(r.len, end - pos);
 		if (r.state != DM_LOOP_HOLE)
 			err = set_range(lf, pos, pos + r.len, r.state, r.phys);
+		cond_resched();
 	}
 	return err;
 }
@@ -1220,37 +1223,38 @@ static bool is_lone(const struct dm_loop_file *lf,
 static int prepare_lone(struct dm_loop_file *lf, struct dm_loop_plan *plan)
 {
 	struct dm_loop_range r;
-	int err;
+	int err, relocated;
 
-	err = xfs_allocate(lf, plan->start, plan->end) ?:
-	      xfs_locate(lf, plan->start, &r);
-	if (err)
-		return err;
-	if (r.state != DM_LOOP_UNWRITTEN || r.len < plan->end - plan->start)
-		return relocate(lf, plan->start, plan->end);
+	err = xfs_allocate(lf, plan->start, plan->end);
+	if (err || xfs_locate(lf, plan->start, &r) ||
+	    r.state != DM_LOOP_UNWRITTEN || r.len < plan->end - plan->start) {
+		relocated = relocate(lf, plan->start, plan->end);
+		return err ?: relocated;
+	}
 	r.len = plan->end - plan->start;
 	plan->ext = r;
 	return 0;
 }
 
-/* Space for a whole chunk, within the hole; if that fails, for the run. */
+/*
+ * Space for a whole chunk, within the hole; if that fails, for the run.  What
+ * fails may have got a part, which a discard shall find.
+ */
 static int xfs_prepare(struct dm_loop_file *lf, struct dm_loop_plan *plan)
 {
 	sector_t hole_end = plan->ext.start + plan->ext.len;
 	sector_t start, end;
-	int err;
+	int err, relocated;
 
 	if (is_lone(lf, plan))
 		return prepare_lone(lf, plan);
 	start = max(round_down(plan->start, lf->chunk), plan->ext.start);
 	end = min(round_up(plan->end, lf->chunk), hole_end);
 	err = xfs_allocate(lf, start, end);
-	if (err && (start < plan->start || end > plan->end)) {
-		start = plan->start;
-		end = plan->end;
-		err = xfs_allocate(lf, start, end);
-	}
-	return err ?: relocate(lf, start, end);
+	if (err && (start < plan->start || end > plan->end))
+		err = xfs_allocate(lf, plan->start, plan->end);
+	relocated = relocate(lf, start, end);
+	return err ?: relocated;
 }
 
 static void xfs_end_io(struct bio *bio)
@@ -1807,49 +1811,62 @@ static ssize_t rw_cached(struct dm_loop_file *lf, struct kiocb *iocb,
 	return n;
 }
 
-/* @cached: also what could be direct. */
-static int file_rw(struct dm_loop_file *lf, struct bio *bio, bool cached)
+/*
+ * As much as is done at once of what follows the first @done bytes of the bio.
+ * Returns bytes or an error; @direct tells how it was tried.
+ */
+static ssize_t rw_part(struct dm_loop_file *lf, struct bio *bio, size_t done,
+		       bool cached, bool *direct)
 {
 	bool write = op_is_write(bio_op(bio));
-	unsigned int direction = write ? ITER_SOURCE : ITER_DEST;
 	struct iov_iter iter;
 	struct kiocb iocb;
-	ssize_t n;
 
-	bio_to_iter(bio, direction, &iter);
+	bio_to_iter(bio, write ? ITER_SOURCE : ITER_DEST, &iter);
+	iov_iter_advance(&iter, done);
 	init_sync_kiocb(&iocb, lf->file);
-	iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
+	iocb.ki_pos = (bio_start(bio) << SECTOR_SHIFT) + done;
 	iocb.ki_ioprio = bio->bi_ioprio;
 	if (write)
 		iocb.ki_flags |= IOCB_WRITE;
+	*direct = !cached && can_direct(lf, &iter, iocb.ki_pos);
+	if (!*direct)
+		return rw_cached(lf, &iocb, &iter);
+	iocb.ki_flags |= IOCB_DIRECT;
+	return rw_iter(lf, &iocb, &iter);
+}
+
+/*
+ * @cached: also what could be direct.  Only what is returned tells how much
+ * was done: of the iterator FUSE takes more than it writes, when there is an
+ * error in between (fuse_perform_write()), and netfs nothing
+ * (netfs_unbuffered_write_iter_locked()).
+ */
+static int file_rw(struct dm_loop_file *lf, struct bio *bio, bool cached)
+{
+	size_t done = 0;
+	bool direct;
+	ssize_t n;
+
 	do {
-		if (cached || !can_direct(lf, &iter, iocb.ki_pos)) {
-			n = rw_cached(lf, &iocb, &iter);
-			/* No memory for pages, which direct I/O needs not. */
-			if (n == -ENOMEM && cached) {
-				cached = false;
-				n = 1;
-			}
-			continue;
-		}
-		iocb.ki_flags |= IOCB_DIRECT;
-		n = rw_iter(lf, &iocb, &iter);
-		iocb.ki_flags &= ~IOCB_DIRECT;
-		/*
-		 * Some say only now that they cannot do it direct; for good.
-		 * What they have taken from @iter need not be written.
-		 */
-		if (n == -EINVAL) {
+		n = rw_part(lf, bio, done, cached, &direct);
+		if (n > 0) {
+			done += n;
+		} else if (n == -ENOMEM && cached) {
+			/* Of pages, which direct I/O needs not. */
+			cached = false;
+		} else if (n == -EINVAL && direct) {
+			/* Some say only now that they cannot; for good. */
 			begin_cached(lf, true);
 			WRITE_ONCE(lf->dio_align, 0);
-			bio_to_iter(bio, direction, &iter);
-			iocb.ki_pos = bio_start(bio) << SECTOR_SHIFT;
-			n = 1;
+			done = 0;
+		} else {
+			return n ?: -EIO;
 		}
-	} while (n > 0 && iov_iter_count(&iter));
-	if (n > 0 && write && cached && allocates(lf, bio))
+	} while (done < bio->bi_iter.bi_size);
+	if (op_is_write(bio_op(bio)) && cached && allocates(lf, bio))
 		hint(lf, bio, DM_LOOP_FILLED);
-	return n > 0 ? 0 : n ?: -EIO;
+	return 0;
 }
 
 /*
@@ -2714,7 +2731,7 @@ int dm_loop_sync(struct dm_loop_file *lf)
 	if (has_many_dirty(lf, dirtied - atomic64_read(&lf->synced)))
 		r = write_side_by_side(lf);
 	/* Also after an error, so that it is told but once. */
-	err = dm_loop_file_sync(lf->file, 1);
+	err = dm_loop_file_commit(lf, 1);
 	r = r ?: err;
 	/* Only now may a flush that comes meanwhile pass us by. */
 	if (!r) {

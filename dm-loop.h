@@ -143,6 +143,8 @@ enum dm_loop_failed {
  * @dirtied: raised when the filesystem has done something that the next
  *	flush must commit
  * @synced: what @dirtied was when the last such commit began
+ * @wb_err: file mode: the error of writing back the file that was told last,
+ *	see dm_loop_file_commit()
  * @first_runs: where the first run of a round comes from, after a wait.  Of its
  *	own, as @wq is: files on dm-loop wait for the file below, not it for them.
  * @worker: runs dm_loop_work() over @todo
@@ -217,6 +219,7 @@ struct dm_loop_file {
 	sector_t busy_end;
 	atomic64_t dirtied;
 	atomic64_t synced;
+	errseq_t wb_err;
 	struct workqueue_struct *wq;
 	struct bio_set first_runs;
 	struct work_struct worker;
@@ -456,7 +459,7 @@ bool dm_loop_start_write(struct dm_loop_file *lf, struct bio *bio);
 /* dm-loop-file.c */
 int dm_loop_file_attach(struct dm_loop_target *lt);
 void dm_loop_file_detach(struct dm_loop_target *lt);
-int dm_loop_file_sync(struct file *file, int datasync);
+int dm_loop_file_commit(struct dm_loop_file *lf, int datasync);
 int dm_loop_file_activate(struct dm_loop_target *lt, const char **why);
 void dm_loop_file_deactivate(struct dm_loop_target *lt);
 void dm_loop_file_undo_resume(struct dm_target *ti);

@@ -34,6 +34,14 @@
 #error "dm-loop pins files with S_SWAPFILE, which needs CONFIG_SWAP"
 #endif
 
+/*
+ * Such a kernel makes huge pages of a file that nobody has open for writing, and
+ * so it takes ours (inode_is_open_for_write()).
+ */
+#ifdef CONFIG_READ_ONLY_THP_FOR_FS
+#error "dm-loop needs a kernel without CONFIG_READ_ONLY_THP_FOR_FS"
+#endif
+
 /* Since 7.0 an allocation names the object, not its size. */
 #ifndef kmalloc_obj
 #define kmalloc_obj(object, gfp) kmalloc(sizeof(object), gfp)

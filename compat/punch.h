@@ -2,7 +2,7 @@
 /*
  * How far ext4 gives back blocks.  The ext4_punch_hole() of 6.1 stops, without
  * an error, where a file without extents must end (ext4_max_bitmap_size());
- * that of 6.12.117 goes on for files that have them.
+ * that of 6.16 and 6.12.117 goes on for files that have them.
  */
 #ifndef DM_LOOP_COMPAT_PUNCH_H
 #define DM_LOOP_COMPAT_PUNCH_H
@@ -17,7 +17,9 @@
  */
 static inline bool dm_loop_ext4_minds_extents(void)
 {
-	return LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 117);
+	return LINUX_VERSION_CODE >= KERNEL_VERSION(6, 16, 0) ||
+	       (LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 117) &&
+		LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0));
 }
 
 #endif

@@ -263,7 +263,7 @@ comes_late()
 	dev=$(loop_dev x /mnt/full/image)
 	# The block layer keeps a lock of the device while it discards.
 	dmsetup create top --table "0 2048 linear $dev 0"
-	slow_disk "$disk" $((65536 / ${DMLOOP_TIME_FACTOR:-1}))
+	slow_disk "$disk" $((32768 / ${DMLOOP_TIME_FACTOR:-1}))
 	slowly dd if="$dev" of="$state/first" bs=256K count=1 iflag=direct status=none &
 	first=$!
 	in_flight

@@ -196,6 +196,52 @@ fuse_cannot_punch()
 	same "events" "$(events)" "$was"
 }
 
+# full_but BYTES FOLDER: no more than that is free there
+full_but()
+{
+	head -c "$1" /dev/zero >"$2/spare"
+	sync -f "$2"
+	! cat /dev/zero 2>/dev/null >"$2/full" || fail "there is no end of it"
+	sync -f "$2"
+	rm "$2/spare"
+	sync -f "$2"
+}
+
+# FUSE takes all of a write, sends one part after the other, and says how much had been written before one failed.
+fuse_writes_a_part()
+{
+	local kib refused=0
+	note "no space for a part of a write"
+	truncate -s 8M /mnt/fuse/image
+	full_but $((160 << 10)) /mnt/fuse
+	dev=$(loop_dev x /mnt/fuse/image)
+	for ((kib = 100; kib <= 260; kib += 4)); do
+		if xfs_io -d -c "pwrite -q -b 1m -S $((kib / 2)) 0 ${kib}k" "$dev" 2>/dev/null; then
+			cmp <(head -c ${kib}K /dev/zero | tr '\0' "\\$(printf %o $((kib / 2)))") \
+				<(head -c ${kib}K /mnt/fuse/image) || fail "$kib KiB were not written"
+		else
+			refused=$((refused + 1))
+		fi
+		blkdiscard -l 1M "$dev"
+	done
+	check "$refused of 41 had no space" test "$refused" -gt 0 -a "$refused" -lt 41
+	dmsetup remove x
+}
+
+# What was acknowledged did not come to the server. NFS tells that to the next write, and the flush must know too.
+nfs_is_full()
+{
+	note "the server has no space"
+	allow 'dm-loop: inode [0-9]+: cannot'
+	dev=$(loop_dev x /mnt/nfs/image)
+	same "mode" "$(status_field x mode)" file
+	check "a write" xfs_io -d -c "pwrite -q -S 1 0 64k" "$dev"
+	sync -f /mnt/nfs/image || true
+	fails ENOSPC xfs_io -d -c "pwrite -q -S 2 1m 4k" "$dev"
+	fails "${errno_text[ENOSPC]}|${errno_text[EIO]}" xfs_io -d -c fsync "$dev"
+	dmsetup remove x
+}
+
 # The program is killed while somebody writes: errors, and nothing waits for ever.
 fuse_dies()
 {
@@ -334,6 +380,11 @@ by_file fuse /mnt/fuse/image "Filesystem cannot be mapped"
 fuse_umount
 check "the filesystem below" e2fsck -fn "$disk" >/dev/null 2>&1
 
+mkfs.ext4 -q "$state/small" 32M
+fuse_mount fuse2fs -f "$state/small" /mnt/fuse
+fuse_writes_a_part
+fuse_umount
+
 mkdir -p /mnt/below
 fuse_mount bindfs -f /mnt/below /mnt/fuse
 cannot_punch=1 by_file fuse /mnt/fuse/image "Filesystem cannot be mapped"
@@ -417,7 +468,18 @@ timeout 60 mount -t nfs4 -o vers=4.2 127.0.0.1:/ /mnt/nfs
 by_file nfs4 /mnt/nfs/image "Filesystem cannot be mapped"
 umount /mnt/nfs
 exportfs -ua
+disk=$(free_disk)
+mkfs.ext4 -q -F "$disk" 64M
+mkdir -p /mnt/small
+mount "$disk" /mnt/small
+truncate -s 16M /mnt/small/image
+full_but 0 /mnt/small
+exportfs -o rw,no_root_squash,insecure,fsid=0 127.0.0.1:/mnt/small
+timeout 60 mount -t nfs4 -o vers=4.2 127.0.0.1:/ /mnt/nfs
+nfs_is_full
+umount /mnt/nfs
+exportfs -ua
 rpc.nfsd 0
 kill "$mountd"
 wait "$mountd" || true
-check "nothing is left" umount "$dir"
+check "nothing is left" umount /mnt/small "$dir"

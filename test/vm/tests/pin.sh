@@ -171,6 +171,21 @@ dmsetup remove other
 intact "$ext4/image"
 dmsetup remove p
 
+note "a table that is loaded, and others that fail, or are taken away"
+truncate -s $((2 * size)) "$ext4/image"
+dmsetup create p --table "0 8 zero"
+dmsetup load p --table "0 8 loop $ext4/image 0"
+dmsetup create other --notable
+fails "shorter than the table says" dmsetup load other --table "0 80000 loop $ext4/image 4096"
+fails ETXTBSY truncate -s $size "$ext4/image"
+dmsetup load other --table "0 8 loop $ext4/image 4096"
+dmsetup clear other
+fails ETXTBSY truncate -s $size "$ext4/image"
+dmsetup remove other
+dmsetup resume p
+dmsetup remove p
+truncate -s $size "$ext4/image"
+
 # chattr +j asks nobody. It moves no block; but what is filled would go through the journal.
 # (Not with delayed allocation: there it does nothing.)
 note "a journal of the data, while it is attached"
