@@ -239,15 +239,15 @@ wait_guard()
 # From the 80th on there are none: a slow copy has as many writes as its writer makes it.
 kill_each()
 {
-	local what=$1 after=$3 signal=${kill_signal:-KILL} n status call calls kills gap most=1
-	read -r -a calls <<<"$2"
+	local what=$1 after=$3 signal=${kill_signal:-KILL} n status call these kills gap most=1
+	read -r -a these <<<"$2"
 	shift 3
 	if [ "$(rounds 4)" != 4 ]; then
 		most=40
-		random n ${#calls[@]}
-		calls=("${calls[n]}")
+		random n ${#these[@]}
+		these=("${these[n]}")
 	fi
-	for call in "${calls[@]}"; do
+	for call in "${these[@]}"; do
 		kills=0
 		for ((n = 1; n < 80; n += gap + 1)); do
 			random gap "$most"
