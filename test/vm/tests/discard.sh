@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # LONG: a model of discards at every offset
 # DESCRIPTION: discard and write zeroes free exactly the whole blocks, which the device then no longer touches
-# TIMEOUT: 240
+# TIMEOUT: 400
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 key=
@@ -317,7 +317,7 @@ owners()
 {
 	note "the next owner of a block, on $1"
 	full_fs "$1"
-	slow_disk "$disk" $((524288 / ${DMLOOP_TIME_FACTOR:-1}))
+	slow_disk "$disk" $((131072 / ${DMLOOP_TIME_FACTOR:-1}))
 
 	next_owner "a write" xfs_io -d -c 'pwrite -q -S 0xee -b 1m 0 1m' /dev/mapper/x
 	written_again

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # LONG: ten filesystems are made, filled and checked
 # DESCRIPTION: files that cannot be mapped work by file I/O; the option mapped refuses them
-# TIMEOUT: 480
+# TIMEOUT: 800
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # DESCRIPTION: first writes of neighbours are one write; space is allocated in chunks, inside the file; no more pieces than with loop
 # LONG: writes tens of thousands of blocks to count the extents
-# TIMEOUT: 300
+# TIMEOUT: 600
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 tracing=/sys/kernel/tracing
