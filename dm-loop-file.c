@@ -963,6 +963,17 @@ static void release_idle(struct dm_loop_file *lf)
 		release(lf);
 }
 
+/* The same, but for a table that waits for a resume and counts on the pin. */
+static void release_unless_loaded(struct dm_loop_file *lf)
+{
+	const struct dm_loop_target *lt;
+
+	list_for_each_entry(lt, &lf->targets, node)
+		if (!dm_suspended(lt->ti))
+			return;
+	release_idle(lf);
+}
+
 static void put_file_object(struct dm_loop_file *lf);
 
 static void release_work(struct work_struct *work)
@@ -1340,7 +1351,7 @@ static int lookup_and_attach(struct dm_loop_target *lt, const struct path *path,
 	 */
 	mutex_lock(&lf->lock);
 	if (dm_suspended(lt->ti))
-		release_idle(lf);
+		release_unless_loaded(lf);
 	mutex_unlock(&lf->lock);
 	return 0;
 }
@@ -1377,17 +1388,6 @@ out:
 	return r;
 }
 
-/* Called with lf->lock: does a table wait for a resume that counts on the pin? */
-static bool is_loaded(const struct dm_loop_file *lf)
-{
-	const struct dm_loop_target *lt;
-
-	list_for_each_entry(lt, &lf->targets, node)
-		if (!dm_suspended(lt->ti))
-			return true;
-	return false;
-}
-
 /**
  * dm_loop_file_detach() - the last of a target
  * @lt: attached, not active
@@ -1407,8 +1407,7 @@ void dm_loop_file_detach(struct dm_loop_target *lt)
 	mutex_lock(&lf->lock);
 	list_del(&lt->node);
 	/* It may have been the one that was loaded beside others, suspended. */
-	if (!is_loaded(lf))
-		release_idle(lf);
+	release_unless_loaded(lf);
 	mutex_unlock(&lf->lock);
 	put_file_object(lf);
 }

@@ -181,6 +181,11 @@ fails ETXTBSY truncate -s $size "$ext4/image"
 dmsetup load other --table "0 8 loop $ext4/image 4096"
 dmsetup clear other
 fails ETXTBSY truncate -s $size "$ext4/image"
+dmsetup load other --table "0 8 zero"
+dmsetup resume other
+dmsetup suspend other
+dmsetup load other --table "0 8 loop $ext4/image 4096"
+fails ETXTBSY truncate -s $size "$ext4/image"
 dmsetup remove other
 dmsetup resume p
 dmsetup remove p
