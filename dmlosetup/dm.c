@@ -331,11 +331,15 @@ static void lines_fill(struct dm_state *state, struct dm_task *dmt)
 	} while (next);
 }
 
+/* Destroys @dmt. */
 static int read_state(struct dm_task *dmt, struct dm_state *state)
 {
 	struct dm_info info = { 0 };
 	int err;
 
+	memset(state, 0, sizeof(*state));
+	if (!dmt)
+		return -EINVAL;
 	/* looking must not cost a flush */
 	dm_task_no_flush(dmt);
 	err = run(dmt);
@@ -350,37 +354,25 @@ static int read_state(struct dm_task *dmt, struct dm_state *state)
 		state->open_count = info.open_count;
 		lines_fill(state, dmt);
 	}
+	dm_task_destroy(dmt);
 	return err;
 }
 
 /* The table (@table) or the status of a device. */
 int dm_read(const char *name, bool table, struct dm_state *state)
 {
-	struct dm_task *dmt = task_for(table ? DM_DEVICE_TABLE :
-				       DM_DEVICE_STATUS, name);
-	int err;
-
-	memset(state, 0, sizeof(*state));
-	if (!dmt)
-		return -EINVAL;
-	err = read_state(dmt, state);
-	dm_task_destroy(dmt);
-	return err;
+	return read_state(task_for(table ? DM_DEVICE_TABLE : DM_DEVICE_STATUS,
+				   name), state);
 }
 
 /* The status of the table that was loaded and waits for a resume. */
 int dm_read_loaded(const char *name, struct dm_state *state)
 {
 	struct dm_task *dmt = task_for(DM_DEVICE_STATUS, name);
-	int err = -EINVAL;
 
-	memset(state, 0, sizeof(*state));
-	if (!dmt)
-		return err;
-	if (dm_task_query_inactive_table(dmt))
-		err = read_state(dmt, state);
-	dm_task_destroy(dmt);
-	return err;
+	if (dmt)
+		dm_task_query_inactive_table(dmt);
+	return read_state(dmt, state);
 }
 
 void dm_state_free(struct dm_state *state)
