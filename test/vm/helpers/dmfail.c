@@ -32,6 +32,7 @@
 #define BLOCK		4096
 /* Where the blocks are that are written before a suspend; the file has a hole there. */
 #define FIRST_BLOCK	256
+/* More allocations than any call makes. */
 #define MANY		10000
 
 static union {
