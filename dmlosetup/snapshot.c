@@ -137,7 +137,11 @@ static int write_clone(const struct loop_device *dev, const char *file,
 	/* the device has not changed, whatever became of the copy */
 	if (hold_end(&h, 0))
 		return TOLD;
-	if (!err && (fsync(to) || give_name(to, file)))
+	if (!err && fsync(to))
+		err = -errno;
+	if (!err && signals_pending())
+		err = -EINTR;
+	if (!err && give_name(to, file))
 		err = -errno;
 	if (!err)
 		err = sync_folder(file);
