@@ -478,7 +478,8 @@ static int sync_file(struct file *file, int datasync)
  * @datasync: its times may wait
  *
  * What NFS could not write back it tells to the next write that comes, and not
- * to an fsync any more (nfs_file_write()), so file mode looks for itself.
+ * to an fsync any more (nfs_file_write()), so file mode looks for itself.  It is
+ * told once, so it comes before the error of an fsync that was interrupted.
  *
  * Context: Sleeps; under memalloc_noio_save(), one at a time.
  * Return: 0 or a negative errno.
@@ -491,7 +492,7 @@ int dm_loop_file_commit(struct dm_loop_file *lf, int datasync)
 		return r;
 	err = errseq_check_and_advance(&lf->file->f_mapping->wb_err,
 				       &lf->wb_err);
-	return r ?: err;
+	return err ?: r;
 }
 
 /* Nothing may be cached, and nothing we map may be in an open transaction. */

@@ -845,28 +845,40 @@ static int relocate(struct dm_loop_file *lf, sector_t pos, sector_t end)
 	return err;
 }
 
-static int punch_file(struct dm_loop_file *lf, sector_t start, sector_t end)
+static int zero_file(struct dm_loop_file *lf, int how, sector_t start,
+		     sector_t end)
 {
-	return lf->file->f_op->fallocate(lf->file, FALLOC_FL_PUNCH_HOLE |
-					 FALLOC_FL_KEEP_SIZE,
+	return lf->file->f_op->fallocate(lf->file, how | FALLOC_FL_KEEP_SIZE,
 					 start << SECTOR_SHIFT,
 					 (end - start) << SECTOR_SHIFT);
 }
 
+static int punch_file(struct dm_loop_file *lf, sector_t start, sector_t end)
+{
+	return zero_file(lf, FALLOC_FL_PUNCH_HOLE, start, end);
+}
+
 /*
  * The blocks that a failed write got.  Without extents they would show what was
- * on the disk before, also around a part of one that is written next.
+ * on the disk before, also around a part of one that is written next.  With
+ * them they are unwritten, but not those that the page cache was used for where
+ * ext4 is mounted with nodelalloc or dioread_lock (ext4_should_dioread_nolock()).
+ * What was unwritten keeps its place, where others of the run are promoted.
  */
-static int give_back(struct dm_loop_file *lf, sector_t start, sector_t end)
+static int give_back(struct dm_loop_file *lf, enum dm_loop_state was,
+		     sector_t start, sector_t end)
 {
 	int r;
 
 	start = round_down(start, block_sectors(lf));
 	end = round_up(end, block_sectors(lf));
-	if (lf->fs->prepare || start >= end || !has_same_aops(lf) ||
-	    has_extents(lf))
+	if (lf->fs->prepare || start >= end || !has_same_aops(lf))
 		return 0;
-	if (end <= dm_loop_file_punch_end(lf))
+	if (has_extents(lf) && all_are(lf, start, end, DM_LOOP_HOLE))
+		return 0;
+	if (was != DM_LOOP_HOLE)
+		r = zero_file(lf, FALLOC_FL_ZERO_RANGE, start, end);
+	else if (end <= dm_loop_file_punch_end(lf))
 		r = punch_file(lf, start, end);
 	else
 		r = all_are(lf, start, end, DM_LOOP_HOLE) ? 0 : -EIO;
@@ -893,18 +905,17 @@ static void retry_each(struct dm_loop_run *run, int *alone)
 	struct dm_loop_plan *plan = &run->plan;
 	/* What lies before has the data of a bio. */
 	sector_t pos = plan->start;
-	bool hole = plan->ext.state == DM_LOOP_HOLE;
+	enum dm_loop_state was = plan->ext.state;
 	struct bio *bio;
-	int r = 0;
+	int r;
 
-	if (hole)
-		r = give_back(run->lf, plan->start, plan->end);
+	r = give_back(run->lf, was, plan->start, plan->end);
 	bio_list_for_each(bio, &plan->bios) {
 		*alone = r ? run->error : retry_alone(run, bio);
 		if (!*alone++)
 			pos = round_up(bio_end(bio), block_sectors(run->lf));
-		else if (hole && !r)
-			r = give_back(run->lf, max(pos, bio_start(bio)),
+		else if (!r)
+			r = give_back(run->lf, was, max(pos, bio_start(bio)),
 				      bio_end(bio));
 	}
 }

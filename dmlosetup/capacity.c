@@ -114,6 +114,7 @@ static int check_shrink(const void *arg, int own_opens)
 	const char *node = shown(c->dev->id.node);
 	uint64_t size;
 	const char *what;
+	bool known;
 	char *user;
 	int err;
 
@@ -121,12 +122,13 @@ static int check_shrink(const void *arg, int own_opens)
 	if (err)
 		return TOLD;
 	err = content_size(c->dev, &size, &what);
+	known = !err;
 	err = check_content(c, err, size, what);
 	if (err)
 		return err;
 	/* what is stacked on it may need more than what the first blocks say */
-	user = what ? device_holder(c->dev) : device_user(c->dev);
-	if (!user && !what)
+	user = known ? device_holder(c->dev) : device_user(c->dev);
+	if (!user && !known)
 		user = device_opener(c->dev, own_opens);
 	if (user) {
 		complain("cannot shrink %s: %s, and how much it needs is not known",

@@ -72,14 +72,13 @@ static bool has_partitions(const unsigned char *head)
 }
 
 /*
- * Returns false when @head is not known. Who made partitions may have left the
- * superblock of a filesystem that was there before.
+ * Returns false when @head is not known. Beside partitions a superblock may be
+ * what is left of a filesystem, or the partitions a mistake: its @size counts,
+ * but there may be more.
  */
 static bool superblock(const unsigned char *head, uint64_t *size,
 		       const char **what)
 {
-	if (has_partitions(head))
-		return false;
 	if (little(head + 1024 + 0x38, 2) == 0xef53) {
 		*what = "ext4";
 		*size = ext_size(head + 1024);
@@ -96,7 +95,7 @@ static bool superblock(const unsigned char *head, uint64_t *size,
 	} else {
 		return false;
 	}
-	return true;
+	return !has_partitions(head);
 }
 
 /* struct xfs_fsop_geom_v1: <linux/> has no header for it */
@@ -151,7 +150,8 @@ static int content_at(const char *path, int flags, uint64_t pos,
 }
 
 /*
- * -ENODATA: nothing that is known; @what is NULL. Else @size has its bytes.
+ * @what: whose superblock there is, of @size bytes, or NULL. -ENODATA: that is not
+ * all that is there.
  */
 int content_size(const struct loop_device *dev, uint64_t *size,
 		 const char **what)

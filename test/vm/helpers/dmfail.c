@@ -29,6 +29,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
+
 #define BLOCK		4096
 /* Where the blocks are that are written before a suspend; the file has a hole there. */
 #define FIRST_BLOCK	256
@@ -121,7 +123,7 @@ static int check(void)
 
 	memset(&u, 0, sizeof(u));
 	msg = (struct dm_target_msg *)(u.space + sizeof(u.dmi));
-	strcpy(msg->message, "check");
+	memcpy(msg->message, "check", sizeof("check"));
 	return call(DM_TARGET_MSG, 0);
 }
 
@@ -299,7 +301,7 @@ int main(int argc, char **argv)
 	if (argc != 7)
 		errx(2, "usage: dmfail CALL NAME FILE SECTORS TRIES SEED");
 	for (kind = 0; strcmp(kinds[kind].name, argv[1]); )
-		if (++kind == sizeof(kinds) / sizeof(kinds[0]))
+		if (++kind == ARRAY_SIZE(kinds))
 			errx(2, "no such call: %s", argv[1]);
 	name = argv[2];
 	file = argv[3];
@@ -316,6 +318,8 @@ int main(int argc, char **argv)
 	step = total > wanted ? 2 * total / wanted : 1;
 	for (n = 1 + rand() % step; n <= total; n += 1 + rand() % step)
 		tries += !try(kind, n);
+	if (!tries)
+		errx(1, "%s: no allocation failed", argv[1]);
 	printf("%s: %u of %u allocations failed, and by that the call %u times; %u blocks\n",
 	       argv[1], tries, total, needed, blocks);
 	return 0;

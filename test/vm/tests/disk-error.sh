@@ -101,16 +101,21 @@ no_free_writes()
 	dmsetup resume host
 }
 
-# used_host TYPE MKFS-OPTIONS...: a small one, whose free blocks have something in them
+# used_host [-o OPTIONS] TYPE MKFS-OPTIONS...: a small one, whose free blocks have something in them
 used_host()
 {
+	local opts=defaults
+	if [ "$1" = -o ]; then
+		opts=$2
+		shift 2
+	fi
 	host_disk=$(free_disk)
 	host_size=$((16 * 2048))
 	dmsetup create host --table "0 $host_size linear $host_disk 0"
 	xfs_io -d -c "pwrite -q -S $old -b 4m 0 16m" /dev/mapper/host
 	make_fs "$1" /dev/mapper/host -E nodiscard "${@:2}"
 	mkdir -p /mnt/host
-	mount /dev/mapper/host /mnt/host
+	mount -o "$opts" /dev/mapper/host /mnt/host
 }
 
 # Without extents blocks show what was there before from when they are allocated.
@@ -163,10 +168,59 @@ failing_zeroes()
 	host_gone
 }
 
+# with_4k: the host has moved to a disk with sectors of 4 KiB
+with_4k()
+{
+	dmsetup suspend --noflush --nolockfs host
+	dd if="$host_disk" of="$(disk 4k)" bs=1M count=16 iflag=direct oflag=direct status=none
+	host_disk=$(disk 4k)
+	host_is "0 $host_size linear $host_disk 0"
+}
+
+# failing_cached OPTIONS COMMAND...: a file made by that. What is smaller than a sector of the disk goes
+# through the page cache when it is written alone. With these options ext4 does not make blocks for that
+# unwritten.
+failing_cached()
+{
+	local image=/mnt/host/image dev place table=()
+	note "through the page cache, $*"
+	used_host -o "$1" ext4 -b 4096
+	"${@:2}" 64K "$image"
+	sync -f "$image"
+	place=$(place 16384)
+	dev=$(loop_dev x "$image")
+	same "mode" "$(status_field x mode)" mapped
+	with_4k
+	if [ "$place" ]; then
+		good 0 "$place"
+		bad "$place" $((place + 8))
+		good $((place + 8)) "$host_size"
+		host_is "$(printf '%s\n' "${table[@]}")"
+	else
+		no_free_writes 0
+	fi
+	fails "Input/output error" xfs_io -d -c "pwrite -q -S 1 17k 512" "$dev"
+	same "nothing is promoted" "$(status_field x promotes)" 0
+	host_is "0 $host_size linear $host_disk 0"
+	check "what failed is zeroes" only '\0' dd if="$dev" iflag=direct bs=64k status=none
+	allow "cannot verify .*: ${errno_text[EIO]}"
+	dmsetup remove x
+	dev=$(loop_dev x "$image")
+	matches "the table is the filesystem's" "$(dmsetup message x 0 check)" '^ok'
+	dmsetup remove x
+	check "in the file too" only '\0' cat "$image"
+	host_gone
+}
+
 failing ext4
 failing xfs
-allow 'EXT4-fs warning .*I/O error' 'Buffer I/O error'
+allow 'EXT4-fs warning .*I/O error' 'Buffer I/O error' 'JBD2: Detected IO errors' \
+	'failed to convert unwritten extents'
 failing_hole ext2
 failing_hole ext3
 failing_hole ext4
 failing_zeroes
+failing_cached nodelalloc truncate -s
+failing_cached nodelalloc fallocate -l
+failing_cached dioread_lock truncate -s
+failing_cached defaults truncate -s

@@ -225,6 +225,8 @@ opened()
 	exec 7</dev/mapper/disk
 	fails "something has it open" dmlosetup -c disk --size 20M --shrink 7<&-
 	exec 7<&-
+	# Unless they are the mistake.
+	fails "the ext4 on it has 16777216 bytes" dmlosetup -c disk --size 12M --shrink
 	wipefs -q -a /dev/mapper/disk
 	case $1 in
 	ext4) mkfs.ext4 -q /dev/mapper/disk 16M ;;

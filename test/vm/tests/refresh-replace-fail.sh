@@ -106,7 +106,7 @@ refused()
 
 	note "another file at that path while its table is loaded, and no longer"
 	strace -qq -o "$state/calls" -e trace=fchmod,ioctl -e inject=fchmod:signal=STOP:when=1 \
-		-e inject=ioctl:delay_exit=1000000 dmlosetup --replace disk "$there/image" 2>"$state/said" &
+		-e inject=ioctl:delay_exit=$((1000000 * ${DMLOOP_TIME_FACTOR:-1})) dmlosetup --replace disk "$there/image" 2>"$state/said" &
 	copier=$!
 	until grep -qs 'stopped by SIGSTOP' "$state/calls"; do
 		kill -0 "$copier"
