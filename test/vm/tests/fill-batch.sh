@@ -175,21 +175,32 @@ write_all()
 		--randseed="$seed" --end_fsync=1 --output="$state/fio.log"
 }
 
+# with_loop DIRECT DIR SIZE: in how many pieces a file is that is written through loop
+with_loop()
+{
+	local loop
+	truncate -s "$3" "$2/theirs"
+	loop=$(losetup -f --show --direct-io="$1" "$2/theirs")
+	write_all "$loop" "$3"
+	losetup -d "$loop"
+	pieces "$2/theirs"
+	rm "$2/theirs"
+	sync -f "$2"
+}
+
 fragments()
 {
-	local dir=$2 size=$((192 << 20)) loop ours theirs seed
+	local dir=$2 size=$((192 << 20)) ours theirs buffered seed
 	random seed $((1 << 30))
 	# The debug kernel takes too long for that.
 	[ "$(rounds 2)" = 2 ] || size=$((12 << 20))
 	[ -z "${DMLOOP_ALL:-}${DMLOOP_SOAK:-}" ] || size=$((1 << 30))
 	note "pieces after $((size >> 20)) MiB of random first writes"
-	truncate -s "$size" "$dir/theirs"
-	loop=$(losetup -f --show --direct-io=on "$dir/theirs")
-	write_all "$loop" "$size"
-	losetup -d "$loop"
-	theirs=$(pieces "$dir/theirs")
-	rm "$dir/theirs"
-	sync -f "$dir"
+	theirs=$(with_loop on "$dir" "$size")
+	if [ "$size" -ge $((1 << 30)) ]; then
+		buffered=$(with_loop off "$dir" "$size")
+		note "with buffered loop: $buffered"
+	fi
 	truncate -s "$size" "$dir/ours"
 	dev=$(loop_dev x "$dir/ours")
 	write_all "$dev" "$size"
