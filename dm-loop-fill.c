@@ -868,18 +868,23 @@ static int punch_file(struct dm_loop_file *lf, sector_t start, sector_t end)
 static int give_back(struct dm_loop_file *lf, enum dm_loop_state was,
 		     sector_t start, sector_t end)
 {
+	bool extents = has_extents(lf);
 	int r;
 
 	start = round_down(start, block_sectors(lf));
 	end = round_up(end, block_sectors(lf));
 	if (lf->fs->prepare || start >= end || !has_same_aops(lf))
 		return 0;
-	if (has_extents(lf) && all_are(lf, start, end, DM_LOOP_HOLE))
-		return 0;
-	if (was != DM_LOOP_HOLE)
-		r = zero_file(lf, FALLOC_FL_ZERO_RANGE, start, end);
-	else if (end <= dm_loop_file_punch_end(lf))
+	if (extents) {
+		/* Of an error here bmap() would make a hole (iomap_bmap()). */
+		filemap_write_and_wait(lf->inode->i_mapping);
+		if (all_are(lf, start, end, DM_LOOP_HOLE))
+			return 0;
+	}
+	if (was == DM_LOOP_HOLE && end <= dm_loop_file_punch_end(lf))
 		r = punch_file(lf, start, end);
+	else if (extents)
+		r = zero_file(lf, FALLOC_FL_ZERO_RANGE, start, end);
 	else
 		r = all_are(lf, start, end, DM_LOOP_HOLE) ? 0 : -EIO;
 	if (r)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * --snapshot: a second file with what the image is at one moment. By FICLONE,
- * which takes milliseconds; where the filesystem cannot, by copying, for as
- * long as that takes.
+ * which takes milliseconds; where the filesystem or the table cannot have it,
+ * by copying, for as long as that takes.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -76,6 +76,21 @@ static int copy(const struct hold *h, int from, int to, const struct stat *st)
 	return err;
 }
 
+/*
+ * Not where the resume would refuse blocks that are shared, or copy them itself,
+ * for which there may be no space.
+ */
+static int clone_file(const struct loop_device *dev, int from, int to)
+{
+	const struct table_line *line = &dev->table;
+
+	if (dev->read_only ||
+	    !(table_option(line, "mapped") || table_option(line, "unshare")))
+		return ioctl(to, FICLONE, from);
+	errno = EOPNOTSUPP;
+	return -1;
+}
+
 /* The device is suspended. */
 static int clone_held(struct hold *h, const struct loop_device *dev, int from,
 		      int to, bool *copied)
@@ -92,7 +107,7 @@ static int clone_held(struct hold *h, const struct loop_device *dev, int from,
 		return err;
 	if (fstat(from, &st) || !device_on_file(dev, &st)) {
 		err = -ESTALE;
-	} else if (ioctl(to, FICLONE, from)) {
+	} else if (clone_file(dev, from, to)) {
 		*copied = true;
 		if (errno == EOPNOTSUPP || errno == EXDEV || errno == EINVAL ||
 		    errno == ENOTTY)

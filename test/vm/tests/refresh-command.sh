@@ -433,8 +433,17 @@ change()
 	dmlosetup -c disk --size 12M
 	check "all of it is allocated" test "$(allocated image)" -ge $((12 << 10))
 	same "all of it is mapped" "$(status_field disk mapped)" $((12 << 11))
+	# The table would not take blocks that are shared.
+	matches "a snapshot is a copy" "$(dmlosetup --snapshot disk clone)" "clone: copy of "
+	same "it goes on" "$(status_field disk mode)" mapped
+	check "the copy is right" cmp /dev/mapper/disk clone
+	rm clone
 	dmlosetup -D
-	rm image
+	dmlosetup --unshare disk image
+	matches "a snapshot is a copy with --unshare" "$(dmlosetup --snapshot disk clone)" "clone: copy of "
+	same "it goes on with --unshare" "$(status_field disk mode)" mapped
+	dmlosetup -D
+	rm clone image
 	cd /
 }
 
