@@ -138,8 +138,8 @@ trap '' HUP
 "$dmlosetup" --prepare ignores 2>/dev/null &
 trap - HUP
 sleep 0.1
-ok "it gets a signal that it ignores" kill -HUP $!
-ok "that does not stop it" wait $!
+kill -HUP $! 2>/dev/null
+ok "a signal that is ignored does not stop it" wait $!
 rm ignores
 
 # a reader in between is let in, and the work goes on after it

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: who reads the backing file sees what the device has written; the times move
-# TIMEOUT: 180
+# TIMEOUT: 400
 
 # shellcheck disable=SC2154 # state, host_disk and host_size are set in lib.sh
 seed=

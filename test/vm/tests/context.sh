@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: while the filesystem works for the device it waits for no I/O to get memory, and where it can it is first asked not to wait
-# TIMEOUT: 180
+# TIMEOUT: 400
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 tracing=/sys/kernel/tracing

@@ -191,7 +191,7 @@ in_flight()
 grab()
 {
 	local i
-	for ((i = 0; i < 200; i++)); do
+	for ((i = 0; i < 600; i++)); do
 		# What is freed can be used when it is committed.
 		sync -f "$1"
 		rm -f "$1/other"
@@ -263,7 +263,7 @@ comes_late()
 	dev=$(loop_dev x /mnt/full/image)
 	# The block layer keeps a lock of the device while it discards.
 	dmsetup create top --table "0 2048 linear $dev 0"
-	slow_disk "$disk" $((32768 / ${DMLOOP_TIME_FACTOR:-1}))
+	slow_disk "$disk" $((16384 / ${DMLOOP_TIME_FACTOR:-1}))
 	slowly dd if="$dev" of="$state/first" bs=256K count=1 iflag=direct status=none &
 	first=$!
 	in_flight

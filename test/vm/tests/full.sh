@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # DESCRIPTION: when the host is full or over quota only writes that need space fail, it cannot be made read-only, and nothing hangs
 # LONG: fills filesystems
-# TIMEOUT: 240
+# TIMEOUT: 500
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 # Seconds until what waits for nothing hangs

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: a filesystem without a journal: after a flush what was written, filled and zeroed is on the disk
-# TIMEOUT: 180
+# TIMEOUT: 400
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 mib=64

@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2164 # a cd that fails ends the test
 # DESCRIPTION: dmlosetup that is killed at any step of --refresh, -c, --snapshot leaves the device in use and whole
 # LONG: runs the commands some hundred times on each filesystem
-# TIMEOUT: 900
+# TIMEOUT: 2400
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"

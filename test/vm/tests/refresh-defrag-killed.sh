@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # DESCRIPTION: a dmlosetup --defrag that is killed at any step leaves the device in use and whole
 # LONG: runs the command some fifty times on each filesystem
-# TIMEOUT: 600
+# TIMEOUT: 1200
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # DESCRIPTION: a dmlosetup --replace that fails, or is killed at any step, leaves the device in use and whole
 # LONG: runs the command some fifty times
-# TIMEOUT: 800
+# TIMEOUT: 1600
 
 # shellcheck source=test/vm/tests/refresh-common.bash
 . "${BASH_SOURCE[0]%/*}/refresh-common.bash"

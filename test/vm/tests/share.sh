@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: a file that shares blocks with clones never changes them, whoever writes on which side
-# TIMEOUT: 300
+# TIMEOUT: 600
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 size=$((2 << 20))
