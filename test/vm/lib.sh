@@ -196,6 +196,21 @@ rounds()
 	echo $((n > 0 ? n : 1))
 }
 
+# draw_parts, is_drawn FILESYSTEM N: is the Nth part of a test to be run on this one of ext4 and xfs?
+# It is, but in the debug kernel each part runs on one of them, by chance.
+draw_parts()
+{
+	drawn=0
+	random drawn 65536
+}
+
+is_drawn()
+{
+	local xfs=0
+	[ "$1" != xfs ] || xfs=1
+	[ "$(rounds 2)" = 2 ] || [ $(((drawn >> $2) & 1)) = "$xfs" ]
+}
+
 # random_bytes COUNT: bytes to stdout; the same ones for the same SEED (and place in the test).
 random_bytes()
 {

@@ -44,8 +44,10 @@ fio_jobs()
 
 load()
 {
-	local fs=$1 dir=$2 kind image
+	local fs=$1 dir=$2 kind image nth=0
 	for kind in sparse fallocated; do
+		nth=$((nth + 1))
+		is_drawn "$fs" "$nth" || continue
 		note "$fs, $kind"
 		image=$dir/$kind
 		case $kind in
@@ -60,6 +62,7 @@ load()
 	done
 }
 
+draw_parts
 for_each_fs load ext4 xfs
 while [ $((SECONDS - begin)) -lt "${DMLOOP_SOAK:-0}" ]; do
 	for_each_fs load ext4 xfs

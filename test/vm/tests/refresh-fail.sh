@@ -399,8 +399,10 @@ while_filling()
 
 on_fs()
 {
-	local fs=$1 dir=$2 part
+	local fs=$1 dir=$2 part nth=0
 	for part in bad_file orders kinds_of_suspend while_filling full full_mounted frozen frozen_mounted; do
+		nth=$((nth + 1))
+		is_drawn "$1" "$nth" || continue
 		note "$part on $fs"
 		mkdir "$dir/$part"
 		"$part" "$fs" "$dir/$part"
@@ -410,5 +412,6 @@ on_fs()
 }
 
 for ((n = 0; n == 0 || SECONDS < ${DMLOOP_SOAK:-0}; n++)); do
+	draw_parts
 	for_each_fs on_fs ext4 xfs
 done

@@ -369,8 +369,10 @@ race()
 
 on_fs()
 {
-	local part
+	local part nth=0
 	for part in several_targets several_devices names others race; do
+		nth=$((nth + 1))
+		is_drawn "$1" "$nth" || continue
 		note "$part on $1"
 		mkdir "$2/$part"
 		"$part" "$1" "$2/$part"
@@ -379,5 +381,6 @@ on_fs()
 }
 
 for ((n = 0; n == 0 || SECONDS < ${DMLOOP_SOAK:-0}; n++)); do
+	draw_parts
 	for_each_fs on_fs ext4 xfs
 done
