@@ -868,13 +868,14 @@ static int punch_file(struct dm_loop_file *lf, sector_t start, sector_t end)
 static int give_back(struct dm_loop_file *lf, enum dm_loop_state was,
 		     sector_t start, sector_t end)
 {
-	bool extents = has_extents(lf);
+	bool extents;
 	int r;
 
 	start = round_down(start, block_sectors(lf));
 	end = round_up(end, block_sectors(lf));
 	if (lf->fs->prepare || start >= end || !has_same_aops(lf))
 		return 0;
+	extents = has_extents(lf);
 	if (extents) {
 		/* Of an error here bmap() would make a hole (iomap_bmap()). */
 		filemap_write_and_wait(lf->inode->i_mapping);
