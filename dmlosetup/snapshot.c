@@ -76,16 +76,13 @@ static int copy(const struct hold *h, int from, int to, const struct stat *st)
 	return err;
 }
 
-/*
- * Not where the resume would refuse blocks that are shared, or copy them itself,
- * for which there may be no space.
- */
+/* Not where the resume would refuse blocks that are shared. */
 static int clone_file(const struct loop_device *dev, int from, int to)
 {
 	const struct table_line *line = &dev->table;
 
-	if (dev->read_only ||
-	    !(table_option(line, "mapped") || table_option(line, "unshare")))
+	if (dev->read_only || !table_option(line, "mapped") ||
+	    table_option(line, "unshare"))
 		return ioctl(to, FICLONE, from);
 	errno = EOPNOTSUPP;
 	return -1;
