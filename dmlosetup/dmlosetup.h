@@ -273,6 +273,8 @@ struct hold {
 	/* before it is suspended, with the locks; how often we have it open */
 	int (*check)(const void *arg, int own_opens);
 	const void *arg;
+	/* emptied before the device goes back: it cannot be resumed with it. Or NULL */
+	const int *clone;
 	bool suspended;
 	double since;
 	double seconds;		/* how long it was suspended */

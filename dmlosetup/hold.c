@@ -557,6 +557,8 @@ static void go_back(const struct hold *h, double *when)
 	const char *node = shown(h->old.id.node);
 	int err;
 
+	if (h->clone && ftruncate(*h->clone, 0))
+		complain_errno(-errno, "cannot empty the clone");
 	err = load_old(h);
 	if (err == -EBUSY)
 		complain("%s was resumed by somebody else", node);

@@ -146,6 +146,8 @@ static int write_clone(const struct loop_device *dev, const char *file,
 	if (err)
 		return err;
 	err = clone_held(&h, dev, from, to, &copied);
+	/* the table may have no space to unshare, or refuse what is shared */
+	h.clone = &to;
 	/* the device has not changed, whatever became of the copy */
 	if (hold_end(&h, 0))
 		return TOLD;

@@ -518,6 +518,49 @@ idle()
 	cd /
 }
 
+# refused_clone WHY: no snapshot of disk, which goes on, mapped
+refused_clone()
+{
+	fails "$1" within dmlosetup --snapshot disk clone
+	same "it is in use" "$(dmsetup info -c --noheadings -o suspended disk)" Active
+	same "it goes on" "$(status_field disk mode)" mapped
+	check "there is no snapshot" test ! -e clone
+	check "it can be written" xfs_io -d -c "pwrite -q 0 64k" /dev/mapper/disk
+}
+
+# The device cannot be resumed as long as there is the clone
+refused()
+{
+	local dir=$2
+	cd "$dir"
+	dmlosetup --prepare image --size 64M
+
+	note "a clone, and no space for blocks of its own"
+	dmlosetup --mapped --unshare disk image
+	fallocate -l 24M space
+	fill_up "$dir"
+	rm space
+	refused_clone "is as it was before"
+	rm full.*
+	matches "with space" "$(dmlosetup --snapshot disk clone)" "clone: clone of "
+	same "it goes on" "$(status_field disk mode)" mapped
+	check "the clone is right" cmp /dev/mapper/disk clone
+	dmlosetup -D
+	rm clone image
+
+	note "another device refuses shared blocks"
+	dmlosetup --prepare image --size 64M
+	dmlosetup disk image --sizelimit 32M
+	dmlosetup --mapped other image --offset 32M
+	within dmsetup suspend other
+	refused_clone "is as it was before"
+	within dmsetup resume other
+	dmlosetup -D
+	rm image
+	cd /
+}
+
 for_each_fs change
 for_each_fs sparse
 for_each_fs idle
+for_each_fs refused xfs
