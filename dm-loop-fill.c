@@ -868,7 +868,7 @@ static int punch_file(struct dm_loop_file *lf, sector_t start, sector_t end)
 static int give_back(struct dm_loop_file *lf, enum dm_loop_state was,
 		     sector_t start, sector_t end)
 {
-	bool extents;
+	bool none, extents;
 	int r;
 
 	start = round_down(start, block_sectors(lf));
@@ -876,33 +876,49 @@ static int give_back(struct dm_loop_file *lf, enum dm_loop_state was,
 	if (lf->fs->prepare || start >= end || !has_same_aops(lf))
 		return 0;
 	extents = has_extents(lf);
-	if (extents) {
-		/* Of an error here bmap() would make a hole (iomap_bmap()). */
+	/* Of an error here bmap() would make a hole (iomap_bmap()). */
+	if (extents)
 		filemap_write_and_wait(lf->inode->i_mapping);
-		if (all_are(lf, start, end, DM_LOOP_HOLE))
-			return 0;
-	}
+	/* Also where it has found no memory, so a hole is punched all the same. */
+	none = all_are(lf, start, end, DM_LOOP_HOLE);
 	if (was == DM_LOOP_HOLE && end <= dm_loop_file_punch_end(lf))
 		r = punch_file(lf, start, end);
-	else if (extents)
+	else if (extents && !none)
 		r = zero_file(lf, FALLOC_FL_ZERO_RANGE, start, end);
 	else
-		r = all_are(lf, start, end, DM_LOOP_HOLE) ? 0 : -EIO;
+		r = none ? 0 : -EIO;
+	/* Read-only by now, perhaps, but it had got none. */
+	if (extents && none)
+		r = 0;
 	if (r)
 		dm_loop_file_failed(lf);
 	need_fsync(lf);
 	return r;
 }
 
+/*
+ * An error of what is written back is told to whoever asks first
+ * (filemap_check_errors()), and its blocks stay unwritten.
+ */
 static int retry_alone(struct dm_loop_run *run, struct bio *bio)
 {
 	struct dm_loop_file *lf = run->lf;
+	errseq_t *wb_err = &lf->inode->i_mapping->wb_err;
+	sector_t block = block_sectors(lf);
+	errseq_t since = 0;
+	int r;
 
 	/* Where we write the blocks ourselves the error is the device's. */
 	if (lf->fs->prepare)
 		return run->error;
-	return write_alone(lf, bio) ?:
-	       write_back(lf, bio_start(bio), bio_end(bio));
+	errseq_check_and_advance(wb_err, &since);
+	r = write_alone(lf, bio) ?:
+	    write_back(lf, bio_start(bio), bio_end(bio)) ?:
+	    errseq_check_and_advance(wb_err, &since);
+	if (!r && !all_are(lf, round_down(bio_start(bio), block),
+			   round_up(bio_end(bio), block), DM_LOOP_MAPPED))
+		r = -EIO;
+	return r;
 }
 
 /* @alone: what became of each bio of the run */
