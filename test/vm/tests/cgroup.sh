@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: first writes and file I/O belong to the cgroup that writes: its limits of I/O hold, and it has the memory
-# TIMEOUT: 120
+# TIMEOUT: 240
 
 # took COMMAND...: milliseconds, in $ms
 took()

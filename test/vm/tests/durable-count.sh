@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # DESCRIPTION: a flush after a fill ends when the journal is committed; one that follows none leaves the filesystem alone
 # LONG: each flush is traced
-# TIMEOUT: 120
+# TIMEOUT: 300
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 tracing=/sys/kernel/tracing

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: a file with 100,000 extents loads in two seconds, or in the time of four filefrag walks, and each is found
-# TIMEOUT: 120
+# TIMEOUT: 240
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 

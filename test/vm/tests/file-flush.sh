@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: in file mode several write back what a flush finds after many writes, and all of it
-# TIMEOUT: 180
+# TIMEOUT: 300
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 tracing=/sys/kernel/tracing

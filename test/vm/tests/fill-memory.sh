@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: first writes of whole sectors from memory that does not begin at one, on a disk with sectors of 4096 bytes
-# TIMEOUT: 120
+# TIMEOUT: 240
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 

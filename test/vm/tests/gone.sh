@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 # DESCRIPTION: when the filesystem below ends by an error or is shut down writes fail, there is an event, and nothing hangs
-# TIMEOUT: 120
+# TIMEOUT: 240
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 # Seconds until what waits for nothing hangs

@@ -27,6 +27,8 @@ fails "ENOENT:/nothing" cat /nothing
 if [ -w /sys/kernel/debug/kmemleak ]; then
 	same "the debug kernel panics when a task hangs" "$(</proc/sys/kernel/hung_task_panic)" 1
 	check "after a while" test "$(</proc/sys/kernel/hung_task_timeout_secs)" -gt 0
+	# It switches itself off at its first report, and when it has no room for more.
+	check "lockdep is at work" grep -Eq '^ *debug_locks: +1$' /proc/lockdep_stats
 fi
 for program in fio jq xfs_io cryptsetup lvm dmsetup kpartx filefrag lsattr; do
 	check "the guest has $program" command -v "$program"

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # DESCRIPTION: a write sent while flushes fail fails even if it ends later; a flush sent after that succeeds
 # LONG: waits three times for the half minute in which flushes fail
-# TIMEOUT: 240
+# TIMEOUT: 400
 
 # shellcheck disable=SC2154 # state is set in lib.sh
 

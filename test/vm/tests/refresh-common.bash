@@ -235,13 +235,15 @@ wait_guard()
 # kill_each TEXT CALLS AFTER FUNCTION: FUNCTION N STRACE... runs a command, which is killed
 # before its Nth of each of the system calls CALLS, until it does not make so many. Then
 # AFTER TEXT is called: is all well? With kill_signal=INT it is ^C, which may have to wait.
-# In the debug kernel, where each takes half a minute, it is one of CALLS and a few N, by chance.
+# By chance some N are left out, but with DMLOOP_ALL; in the debug kernel, where each takes half
+# a minute, it is one of CALLS and a few N.
 # From the 80th on there are none: a slow copy has as many writes as its writer makes it.
 kill_each()
 {
-	local what=$1 after=$3 signal=${kill_signal:-KILL} n status call these kills gap most=1
+	local what=$1 after=$3 signal=${kill_signal:-KILL} n status call these kills gap most=2
 	read -r -a these <<<"$2"
 	shift 3
+	[ -z "${DMLOOP_ALL:-}" ] || most=1
 	if [ "$(rounds 4)" != 4 ]; then
 		most=40
 		random n ${#these[@]}
